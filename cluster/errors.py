@@ -32,7 +32,7 @@ class NoSpace(ClusterError):
 
 
 class Refused(ClusterError):
-    """The state forbids it (a volume in use, a snapshot that depends on it); the text says which."""
+    """The state forbids it (a volume in use, a dependent snapshot); the text says which."""
 
 
 class Busy(ClusterError):

@@ -7,10 +7,9 @@ lost store can be rebuilt. Reading tolerates unknown keys; an unknown enum value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 
 class _Lenient(StrEnum):

@@ -38,7 +38,7 @@ class WrongKey(HostError):
 
 
 class Refused(HostError):
-    """What was asked cannot be done in the present state; the text says what would have to change."""
+    """Not possible in the present state; the text says what would have to change."""
 
 
 class DeviceFailed(HostError):

@@ -1,0 +1,142 @@
+"""The node agents as the workflows see them.
+
+``node_agent/client.py`` implements the protocol over gRPC. Every call is idempotent (see
+``proto/node_agent.proto``) and raises the errors of ``cluster/errors.py``; Unavailable means that
+the outcome is unknown. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from cluster.model import IoLimits, Snapshot, Volume
+
+
+class Health(StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"
+    INACCESSIBLE = "inaccessible"
+    DATA_LOSS = "data-loss"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class ThinPoolReport:
+    name: str
+    total_bytes: int
+    used_bytes: int
+    metadata_used: float  # 0 to 1
+    virtual_bytes: int  # promised to thin volumes and snapshots
+    virtual_limit_bytes: int  # over-commit limit
+    chunk_bytes: int
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    name: str
+    volume_group: str
+    extent_bytes: int
+    thick_total_bytes: int
+    thick_free_bytes: int
+    disk_free_bytes: tuple[int, ...] = ()
+    thin: ThinPoolReport | None = None
+    trouble: str = ""  # empty when healthy
+
+
+@dataclass(frozen=True)
+class VolumeReport:
+    id: str
+    size_bytes: int
+    pool: str
+    record: str  # JSON, as the tags keep it; cluster.model.volume_from_json reads it
+    complete: bool
+    used: bool
+    active: bool
+    mounts: tuple[str, ...] = ()
+    health: Health = Health.OK
+    trouble: str = ""
+    allocated_bytes: int = 0
+    logical_volume_uuid: str = ""
+
+
+@dataclass(frozen=True)
+class SnapshotReport:
+    id: str
+    volume_id: str
+    size_bytes: int
+    pool: str
+    record: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Inventory:
+    node: str
+    boot_id: str
+    topology: Mapping[str, str]
+    pools: tuple[PoolReport, ...]
+    volumes: tuple[VolumeReport, ...] = ()
+    snapshots: tuple[SnapshotReport, ...] = ()
+    foreign: tuple[str, ...] = ()
+    stuck_commands: int = 0
+    version: str = ""
+
+
+class Agent(Protocol):
+    """One storage node."""
+
+    def inventory(self) -> Inventory: ...
+
+    def pools(self, *, fresh: bool) -> tuple[PoolReport, ...]: ...
+
+    def get_volume(self, volume_id: str) -> VolumeReport:
+        """Raises NotFound."""
+        ...
+
+    def create_volume(self, volume: Volume) -> tuple[VolumeReport, PoolReport]:
+        """Make it, or adopt what is there. Raises NoSpace, AlreadyExists, NotFound (source).
+
+        Unavailable with a text while a long copy is going on.
+        """
+        ...
+
+    def delete_volume(self, volume_id: str) -> None:
+        """Raises Refused while it is mounted or a thick snapshot depends on it."""
+        ...
+
+    def expand_volume(
+        self, volume_id: str, size_bytes: int, limit_bytes: int
+    ) -> tuple[int, PoolReport]:
+        """Returns the new size. Never shrinks: a volume that is larger already is success."""
+        ...
+
+    def set_limits(self, volume_id: str, limits: IoLimits) -> None: ...
+
+    def suspend_volumes(self, volume_ids: Sequence[str], deadline: float) -> str:
+        """Returns the name of the suspension; it ends by itself after ``deadline`` seconds."""
+        ...
+
+    def resume_volumes(self, suspension: str) -> bool:
+        """Whether it held until now."""
+        ...
+
+    def create_snapshots(
+        self, snapshots: Sequence[Snapshot], suspension: str = ""
+    ) -> tuple[SnapshotReport, ...]:
+        """All at one instant."""
+        ...
+
+    def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None: ...
+
+
+class Agents(Protocol):
+    """All storage nodes that the controller is configured with."""
+
+    def names(self) -> tuple[str, ...]: ...
+
+    def agent(self, node: str) -> Agent:
+        """Raises NotFound for a node that is not configured."""
+        ...
