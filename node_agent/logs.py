@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 # What every LogRecord has; all other attributes came in with ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request"}
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class LogFormat(StrEnum):

@@ -1,153 +1,165 @@
-"""Reading configuration files: every key is asked for once, by type; the rest is refused.
+"""Reading configuration files: every key is taken once, with its reader; the rest is refused.
 
-A mistyped key in a configuration that is silently ignored shows up much later and elsewhere, so
-unknown keys are errors that name the nearest valid one. Errors are InvalidArgument with the file
-and the dotted key.
+A mistyped key that is silently ignored shows up much later and elsewhere, so unknown keys are
+errors that name the nearest valid one. A reader turns one loose value into a typed one and raises
+ValueError with what is wanted; the table adds which key it was.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.errors import InvalidArgument
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}iB": 1 << shift
+    for letter, shift in (("K", 10), ("M", 20), ("G", 30), ("T", 40), ("P", 50))
+}
+_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)", re.ASCII)
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_T = TypeVar("_T")
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text names the file, the key and what is wanted."""
+
+
+def read_file(path: Path, parse: Callable[[Table], T]) -> T:
+    """What ``parse`` makes of the file. Raises ConfigError, which starts with the path."""
+    try:
+        table = Table(tomllib.loads(path.read_text(encoding="utf-8")))
+        parsed = parse(table)
+        table.finish()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, not TOML, or a ConfigError
+        raise ConfigError(f"{path}: {error}") from error
+    return parsed
 
 
 class Table:
-    """One table of a TOML file. Call ``finish`` (also on its sub-tables) after the last key."""
+    """A TOML table that is emptied as it is read; what remains is unknown."""
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        """``where`` starts every error: the file, and the dotted name of a sub-table."""
-        self._values = values
-        self._where = where
-        self._asked: set[str] = set()
+    def __init__(self, values: Mapping[str, Any], place: str = "") -> None:
+        self._values = dict(values)
+        self._place = place
+        self._known: list[str] = []
 
-    @property
-    def where(self) -> str:
-        return self._where
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """A string, not empty; required when there is no default."""
-        value = self._take(key, str, "a string", default)
-        if not value and default is None:
-            raise self.error(key, "must not be empty")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of strings; none when it is missing."""
-        values = self._take(key, list, "a list of strings", [])
-        if not all(isinstance(value, str) and value for value in values):
-            raise self.error(key, "must be a list of strings")
-        return tuple(values)
-
-    def path(self, key: str, default: Path | None = None) -> Path:
-        """An absolute path: a daemon's working directory is nobody's choice."""
-        value = Path(self.text(key, None if default is None else str(default)))
-        if not value.is_absolute():
-            raise self.error(key, f"must be an absolute path, not {str(value)!r}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        return self._take(key, bool, "true or false", default)
-
-    def integer(self, key: str, default: int, *, minimum: int, maximum: int) -> int:
-        value = self._take(key, int, "an integer", default)
-        if isinstance(value, bool) or not minimum <= value <= maximum:
-            raise self.error(key, f"must be an integer from {minimum} to {maximum}, not {value!r}")
-        return value
-
-    def number(self, key: str, default: float, *, minimum: float, maximum: float) -> float:
-        """A number, such as a deadline in seconds or a ratio."""
-        value: object = self._take(key, object, "a number", default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(key, "must be a number")
-        if not minimum <= value <= maximum:
-            raise self.error(key, f"must be a number from {minimum:g} to {maximum:g}")
-        return float(value)
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """Bytes: an integer, or a string with a unit such as ``"64 KiB"``."""
-        value = self._take(key, object, 'bytes, or a size such as "64 MiB"', default)
-        digits = str(value).rstrip("KMGTPiB ")
-        unit = str(value)[len(digits) :].strip()
-        if isinstance(value, bool) or not digits.isdecimal() or unit not in _UNITS:
-            units = ", ".join(filter(None, _UNITS))
-            raise self.error(key, f"must be bytes, or a number with one of {units}: {value!r}")
-        return int(digits) * _UNITS[unit]
-
-    def choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str:
-        value = self.text(key, default)
-        if value not in choices:
-            raise self.error(
-                key, f"must be {' or '.join(choices)}, not {value!r}{near(value, choices)}"
-            )
-        return value
-
-    def strings(self, key: str) -> dict[str, str]:
-        """A table of strings under keys of the user's choice; empty when it is missing."""
-        values = self._take(key, dict, "a table of strings", {})
-        for name, value in values.items():
-            if not isinstance(value, str) or not value:
-                raise self.error(f"{key}.{name}", "must be a string that is not empty")
-        return dict(values)
-
-    def table(self, key: str) -> Table:
-        """A sub-table; empty when it is missing."""
-        return Table(self._take(key, dict, "a table", {}), f"{self._where}: {key}")
-
-    def tables(self, key: str) -> tuple[Table, ...]:
-        """An array of tables (``[[key]]``); none when it is missing."""
-        values = self._take(key, list, "an array of tables", [])
-        if not all(isinstance(value, dict) for value in values):
-            raise self.error(key, "must be an array of tables")
-        return tuple(
-            Table(value, f"{self._where}: {key}[{index}]") for index, value in enumerate(values)
-        )
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def finish(self) -> None:
-        """Refuse what nobody asked for."""
-        for key in self._values:
-            if key not in self._asked:
-                raise self.error(key, f"is not known here{near(key, tuple(sorted(self._asked)))}")
-
-    def error(self, key: str, text: str) -> InvalidArgument:
-        """The error to raise about one key."""
-        return InvalidArgument(f"{self._where}: {key} {text}")
-
-    def _take(self, key: str, kind: type[_T], what: str, default: _T | None) -> _T:
-        self._asked.add(key)
+    def take(self, key: str, read: Callable[[Any], T], default: T | None = None) -> T:
+        """The value of the key as its reader returns it; no default means that it must be there."""
+        self._known.append(key)
         if key not in self._values:
             if default is None:
-                raise self.error(key, "is missing")
+                raise ConfigError(f"{self._place}{key} is missing")
             return default
-        value = self._values[key]
-        if not isinstance(value, kind):
-            raise self.error(key, f"must be {what}")
+        value = self._values.pop(key)
+        try:
+            return read(value)
+        except ValueError as error:
+            raise ConfigError(f"{self._place}{key} = {value!r}: {error}") from error
+
+    def table(self, key: str) -> Table:
+        """A sub-table; empty when it is not there. It has to be finished on its own."""
+        return Table(self.take(key, _as_table, {}), f"{self._place}{key}.")
+
+    def tables(self, key: str) -> list[Table]:
+        """An array of tables; none when it is not there. Each has to be finished on its own."""
+        nothing: list[dict[str, Any]] = []
+        values = self.take(key, _as_tables, nothing)
+        return [Table(value, f"{self._place}{key}[{i}].") for i, value in enumerate(values)]
+
+    def rest(self) -> dict[str, Any]:
+        """All that has not been taken, for tables whose keys are the user's."""
+        rest, self._values = self._values, {}
+        return rest
+
+    def finish(self) -> None:
+        """Raises ConfigError for a key that nobody took."""
+        for key in self._values:
+            raise ConfigError(f"unknown key {self._place}{key}{nearest(key, self._known)}")
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown word: the nearest of the known ones, and all of them."""
+    words = list(known)
+    near = difflib.get_close_matches(wrong, words, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint} (known: {', '.join(words)})" if words else ""
+
+
+def as_text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a text")
+    return value
+
+
+def as_path(value: Any) -> Path:
+    path = Path(as_text(value))
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("must be an absolute path without '..'")
+    return path
+
+
+def as_address(value: Any) -> str:
+    """``host:port``."""
+    text = as_text(value)
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("must be host:port")
+    return text
+
+
+def as_optional_address(value: Any) -> str:
+    """``host:port``, or the empty text for none."""
+    return "" if value == "" else as_address(value)
+
+
+def as_count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("must be a whole number, 0 or more")
+    return value
+
+
+def as_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def as_seconds(value: Any) -> float:
+    number = as_number(value)
+    if not 0.1 <= number <= 3600:
+        raise ValueError("must be 0.1 to 3600 seconds")
+    return number
+
+
+def as_size(value: Any) -> int:
+    """Bytes, from a whole number or a text such as ``"20GiB"``."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in _UNITS or int(match[1]) == 0:
+        raise ValueError('must be bytes or a text such as "20GiB" (KiB, MiB, GiB, TiB, PiB)')
+    return int(match[1]) * _UNITS[match[2]]
 
 
-def near(wrong: str, valid: tuple[str, ...]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest of the valid words, or the list of them all."""
-    close = difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(valid)})" if valid else ""
+def as_log_level(value: Any) -> str:
+    if value not in _LOG_LEVELS:
+        raise ValueError(f"one of {', '.join(_LOG_LEVELS)}")
+    return str(value)
 
 
-def read_toml(path: Path) -> Table:
-    """The root table of a file. Raises InvalidArgument when it cannot be read or parsed."""
-    try:
-        return Table(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except OSError as error:
-        raise InvalidArgument(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{path}: not valid TOML: {error}") from error
+def _as_table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a table")
+    return value
+
+
+def _as_tables(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError("must be an array of tables")
+    return value

@@ -1,0 +1,63 @@
+"""The configuration of a controller: one TOML file, read once into a frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from node_agent.toml_table import (
+    ConfigError,
+    Table,
+    as_address,
+    as_log_level,
+    as_optional_address,
+    as_path,
+    as_seconds,
+    read_file,
+)
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Everything that ``xlss controller`` has to know."""
+
+    nodes: Mapping[str, str]  # name -> address of its agent: host:port, or unix:/path in tests
+    csi_socket: Path = Path("/run/xlss/controller.sock")
+    store: Path = Path("/var/lib/xlss/store.sqlite")
+    tls_directory: Path = Path("/etc/xlss/tls")
+    metrics_listen: str = "127.0.0.1:9811"  # host:port, "" = none
+    reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
+    call_seconds: float = 60.0  # deadline of one call to an agent
+    log_level: str = "info"
+
+
+def load_controller_config(path: Path) -> ControllerConfig:
+    """Read a configuration file. Raises ConfigError."""
+    return read_file(path, _parse)
+
+
+def _parse(table: Table) -> ControllerConfig:
+    default = ControllerConfig
+    return ControllerConfig(
+        nodes=_nodes(table.table("nodes")),
+        csi_socket=table.take("csi_socket", as_path, default.csi_socket),
+        store=table.take("store", as_path, default.store),
+        tls_directory=table.take("tls_directory", as_path, default.tls_directory),
+        metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
+        reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
+        call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),
+        log_level=table.take("log_level", as_log_level, default.log_level),
+    )
+
+
+def _nodes(table: Table) -> dict[str, str]:
+    nodes = {}
+    for name, address in table.rest().items():
+        try:
+            nodes[name] = as_address(address)
+        except ValueError as error:
+            raise ConfigError(f"nodes.{name} = {address!r}: {error}") from error
+    if not nodes:
+        raise ConfigError('nodes: at least one line is needed, such as n1 = "10.0.0.1:9810"')
+    return nodes
