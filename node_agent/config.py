@@ -1,0 +1,227 @@
+"""The configuration of a storage node: one TOML file, read once into frozen dataclasses.
+
+Sizes are bytes once parsed. Every mistake raises ConfigError, which names the file, the key and
+what is wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node_agent.logs import LogFormat
+from node_agent.toml_table import (
+    ConfigError,
+    Table,
+    as_count,
+    as_log_level,
+    as_number,
+    as_optional_address,
+    as_path,
+    as_seconds,
+    as_size,
+    as_text,
+    read_file,
+)
+
+NODE_KEY = "csi.xlss.io/node"
+
+_SHARE = re.compile(r"([1-9]\d?|100)%")
+# RFC 1123 subdomain: node names, and pool names, which end up in StorageClass parameters.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+# lvm(8), "Valid names"; a leading hyphen would read as an option.
+_LVM_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,126}")
+# Kubernetes labels, which topology segments become (CSI 1.13, "Topology").
+_SEGMENT_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_SEGMENT_KEY = re.compile(r"[a-z0-9.-]{1,253}/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Size:
+    """An absolute size in bytes, or a share of the whole in percent; the other one is 0."""
+
+    size_bytes: int = 0
+    percent: int = 0
+
+    def of(self, whole_bytes: int) -> int:
+        return self.size_bytes or whole_bytes * self.percent // 100
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """One pool: a volume group, and at will a thin pool inside it."""
+
+    name: str
+    volume_group: str
+    devices: tuple[str, ...] = ()  # the group is made of them if it is not there; () = must exist
+    thin_pool: str = ""  # "" = thick volumes only
+    thin_size: Size = Size(percent=90)  # of the group, when the thin pool has to be made
+    thin_metadata_bytes: int = 0  # 0 = LVM's own choice
+    thin_chunk_bytes: int = 64 << 10
+    overcommit: float = 1.0  # virtual bytes promised per byte of the thin pool
+    grow_at: float = 0.8  # thin data or metadata used (0 to 1) at which the thin pool is extended
+    grow_by: Size = Size(percent=20)  # of the thin pool; grow_at = 1 turns growing off
+    full_at: float = 0.95  # thin data or metadata used at which nothing new is created
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Everything that ``xlss node`` has to know."""
+
+    name: str
+    pools: tuple[PoolConfig, ...]
+    topology: Mapping[str, str] = field(default_factory=dict)  # besides the node's own key
+    listen: str = "0.0.0.0:9810"  # host:port with mTLS, unix:<path> without, "" = no agent port
+    tls_directory: Path = Path("/etc/xlss/tls")
+    csi_socket: Path = Path("/run/xlss/csi.sock")
+    metrics_listen: str = "127.0.0.1:9812"  # host:port, "" = none
+    run_directory: Path = Path("/run/xlss")  # on tmpfs: what is in it must not survive a reboot
+    lvm_directory: Path = Path("/var/lib/xlss/lvm")  # private LVM configuration, archives, backups
+    cgroup_root: Path = Path("/sys/fs/cgroup")
+    max_volumes: int = 0  # 0 = no limit
+    watch_seconds: float = 10.0  # between two looks at the pools
+    log_level: str = "info"
+    log_format: LogFormat = LogFormat.JSON
+
+    @property
+    def segments(self) -> dict[str, str]:
+        """The topology of the node, its own key included."""
+        return {**self.topology, NODE_KEY: self.name}
+
+    def pool(self, name: str) -> PoolConfig | None:
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+
+def load_node_config(path: Path) -> NodeConfig:
+    """Read a configuration file. Raises ConfigError."""
+    return read_file(path, _node)
+
+
+def _node(table: Table) -> NodeConfig:
+    default = NodeConfig
+    config = NodeConfig(
+        name=table.take("name", _name),
+        pools=tuple(_pool(entry) for entry in table.tables("pools")),
+        topology=_topology(table.table("topology")),
+        listen=table.take("listen", _listen, default.listen),
+        tls_directory=table.take("tls_directory", as_path, default.tls_directory),
+        csi_socket=table.take("csi_socket", as_path, default.csi_socket),
+        metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
+        run_directory=table.take("run_directory", as_path, default.run_directory),
+        lvm_directory=table.take("lvm_directory", as_path, default.lvm_directory),
+        cgroup_root=table.take("cgroup_root", as_path, default.cgroup_root),
+        max_volumes=table.take("max_volumes", as_count, default.max_volumes),
+        watch_seconds=table.take("watch_seconds", as_seconds, default.watch_seconds),
+        log_level=table.take("log_level", as_log_level, default.log_level),
+        log_format=table.take("log_format", LogFormat, default.log_format),
+    )
+    _check_pools(config.pools)
+    return config
+
+
+def _pool(table: Table) -> PoolConfig:
+    default = PoolConfig
+    pool = PoolConfig(
+        name=table.take("name", _name),
+        volume_group=table.take("volume_group", _lvm_name),
+        devices=table.take("devices", _devices, default.devices),
+        thin_pool=table.take("thin_pool", _lvm_name, default.thin_pool),
+        thin_size=table.take("thin_size", _size_or_share, default.thin_size),
+        thin_metadata_bytes=table.take("thin_metadata_size", as_size, default.thin_metadata_bytes),
+        thin_chunk_bytes=table.take("thin_chunk_size", _chunk, default.thin_chunk_bytes),
+        overcommit=table.take("overcommit", _overcommit, default.overcommit),
+        grow_at=table.take("grow_at", _fraction, default.grow_at),
+        grow_by=table.take("grow_by", _size_or_share, default.grow_by),
+        full_at=table.take("full_at", _fraction, default.full_at),
+    )
+    table.finish()
+    return pool
+
+
+def _check_pools(pools: Sequence[PoolConfig]) -> None:
+    if not pools:
+        raise ConfigError("pools is missing: a storage node needs at least one [[pools]]")
+    unique: tuple[tuple[str, Callable[[PoolConfig], Sequence[str]]], ...] = (
+        ("name", lambda pool: (pool.name,)),
+        ("volume_group", lambda pool: (pool.volume_group,)),
+        ("devices", lambda pool: pool.devices),
+    )
+    for key, values_of in unique:
+        values = [value for pool in pools for value in values_of(pool)]
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"pools: {value!r} twice as {key}")
+
+
+def _topology(table: Table) -> Mapping[str, str]:
+    segments = table.rest()
+    for key, value in segments.items():
+        if not _SEGMENT_KEY.fullmatch(key):
+            raise ConfigError(f"topology.{key}: a key is <prefix>/<name>: csi.xlss.io/zone")
+        if key == NODE_KEY:
+            raise ConfigError(f"topology.{key} is the node's name and set by itself")
+        if not isinstance(value, str) or not _SEGMENT_VALUE.fullmatch(value):
+            raise ConfigError(
+                f"topology.{key} = {value!r}: must be 1 to 63 letters, digits, '-', '_' and '.'"
+            )
+    return segments
+
+
+def _name(value: Any) -> str:
+    text = as_text(value)
+    if not _NAME.fullmatch(text):
+        raise ValueError("must be lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def _lvm_name(value: Any) -> str:
+    text = as_text(value)
+    if not _LVM_NAME.fullmatch(text):
+        raise ValueError("must be a valid LVM name: letters, digits, '+', '_', '.' and '-'")
+    return text
+
+
+def _devices(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of device paths")
+    paths = tuple(as_path(entry) for entry in value)
+    if not all(path.is_relative_to("/dev") for path in paths):
+        raise ValueError("must be paths below /dev")
+    return tuple(map(str, paths))
+
+
+def _listen(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("unix:"):
+        as_path(value.removeprefix("unix:"))
+        return value
+    return as_optional_address(value)
+
+
+def _size_or_share(value: Any) -> Size:
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    return Size(percent=int(match[1])) if match else Size(size_bytes=as_size(value))
+
+
+def _chunk(value: Any) -> int:
+    size = as_size(value)
+    # lvmthin(7): a multiple of 64 KiB between 64 KiB and 1 GiB.
+    if size % (64 << 10) or size > 1 << 30:
+        raise ValueError("must be a multiple of 64KiB, at most 1GiB")
+    return size
+
+
+def _fraction(value: Any) -> float:
+    number = as_number(value)
+    if not 0 < number <= 1:
+        raise ValueError("must be above 0 and at most 1")
+    return number
+
+
+def _overcommit(value: Any) -> float:
+    number = as_number(value)
+    if not 1 <= number <= 1000:
+        raise ValueError("must be 1 to 1000")
+    return number
