@@ -1,0 +1,148 @@
+"""A lab: the nodes and the network of this process."""
+
+from __future__ import annotations
+
+import compileall
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab import network, sandbox
+from lab.errors import LabError
+from lab.node import MIB, Node
+from lab.paths import PROJECT, SHARE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+MODULES = Path("/usr/lib/uml/modules")
+PACKAGES = ("cli", "csi", "node_agent", "host", "cluster", "lab")
+MAX_NODES = 250
+
+
+class Lab:
+    """The lab of this process; the first is made early, before other threads run.
+
+    Use it with `with`, or end it with close(). When the process ends in any other way, all is
+    gone too.
+    """
+
+    def __init__(self) -> None:
+        link_modules()
+        compile_packages()
+        sandbox.enter()
+        self.share = SHARE
+        self.host_address = network.HOST_ADDRESS
+        self.nodes: dict[str, Node] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def define_node(
+        self,
+        name: str | None = None,
+        *,
+        disks: Sequence[int] = (),
+        memory: int = 512 * MIB,
+        udev: bool = False,
+    ) -> Node:
+        """Make a node without starting it; see `add_node`."""
+        with self._lock:
+            used = {node.index for node in self.nodes.values()}
+            index = next(number for number in range(1, MAX_NODES) if number not in used)
+            name = name or f"n{index}"
+            if name in self.nodes:
+                raise LabError(f"there is a node {name} already")
+            node = Node(name, index, memory=memory, udev=udev)
+            self.nodes[name] = node
+        try:
+            node.folder.mkdir(parents=True)
+            for size in disks:
+                node.add_disk(size)
+            network.add_taps(index)
+        except BaseException:
+            self.remove_node(node)
+            raise
+        return node
+
+    def add_node(
+        self,
+        name: str | None = None,
+        *,
+        disks: Sequence[int] = (),
+        memory: int = 512 * MIB,
+        udev: bool = False,
+    ) -> Node:
+        """Make and start a node.
+
+        `disks`: sizes in bytes of its empty disks, /dev/ubdb and on; they take memory of the
+        host only as they are written. `memory`: bytes. `udev`: start a stock systemd-udevd.
+        """
+        node = self.define_node(name, disks=disks, memory=memory, udev=udev)
+        try:
+            node.start()
+        except BaseException:
+            self.remove_node(node)
+            raise
+        return node
+
+    def add_nodes(
+        self,
+        count: int,
+        *,
+        disks: Sequence[int] = (),
+        memory: int = 512 * MIB,
+        udev: bool = False,
+    ) -> list[Node]:
+        """`add_node`, `count` times at once."""
+        nodes = [self.define_node(disks=disks, memory=memory, udev=udev) for _ in range(count)]
+        try:
+            for node in nodes:
+                node.begin_start()
+            for node in nodes:
+                node.finish_start()
+        except BaseException:
+            for node in nodes:
+                self.remove_node(node)
+            raise
+        return nodes
+
+    def remove_node(self, node: Node) -> None:
+        """Power a node off and forget it, its disks included."""
+        node.kill()
+        network.remove_taps(node.index)
+        shutil.rmtree(node.folder, ignore_errors=True)
+        del self.nodes[node.name]
+
+    def close(self) -> None:
+        """Remove all nodes, and what is in the shared folder."""
+        for node in list(self.nodes.values()):
+            self.remove_node(node)
+        for entry in SHARE.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def link_modules() -> None:
+    """Let modprobe in the nodes find the kernel's modules: /lib/modules/<release>."""
+    for release in MODULES.iterdir():
+        link = Path("/lib/modules") / release.name
+        if not link.exists():
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(release)
+
+
+def compile_packages() -> None:
+    """Bytecode of our packages: in a node, compiling is slow and would be lost."""
+    for package in PACKAGES:
+        compileall.compile_dir(PROJECT / package, quiet=1)

@@ -1,0 +1,358 @@
+"""One virtual node: a user-mode Linux process, its disks and its place on the network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab import network
+from lab.client import Client
+from lab.errors import BootFailed, CommandFailed, CommandTimeout, LabError, NodeDown
+from lab.paths import PROJECT, RUN, SHARE
+from lab.sandbox import start_process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lab.client import Answer
+
+MIB = 1 << 20
+BOOT_SECONDS = 60.0
+KILL_SECONDS = 20.0
+RELAY_FIRST_PORT = 20000
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that ended: its exit code (negative: the signal) and its output."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the last newline."""
+        return self.stdout.decode().rstrip("\n")
+
+
+class GuestProcess:
+    """A long-running process in a node, started by `Node.spawn`."""
+
+    def __init__(self, node: Node, pid: int, log_path: str) -> None:
+        self._node = node
+        self.pid = pid
+        self.log_path = log_path
+
+    def poll(self) -> int | None:
+        """The exit code (negative: the signal), or None while it runs."""
+        return self._wait(0.0)
+
+    @property
+    def alive(self) -> bool:
+        return self.poll() is None
+
+    def wait(self, timeout: float = 60.0) -> int:
+        """The exit code; CommandTimeout after `timeout` seconds."""
+        code = self._wait(timeout)
+        if code is None:
+            raise CommandTimeout(f"process {self.pid} still runs after {timeout} s")
+        return code
+
+    def signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal to the process, or to its whole group."""
+        request = {"pid": self.pid, "signal": int(number), "group": group}
+        self._node.client.ask("signal", request)
+
+    def kill(self) -> None:
+        """SIGKILL to the process and its group, and wait for its end."""
+        self.signal(signal.SIGKILL, group=True)
+        self.wait()
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM, and wait for the end; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def log(self) -> str:
+        """What the process wrote to its two outputs so far."""
+        return self._node.get(self.log_path).decode(errors="replace")
+
+    def _wait(self, timeout: float) -> int | None:
+        request = {"pid": self.pid, "timeout": timeout}
+        answer = self._node.client.ask("wait", request, timeout=timeout + 30.0)
+        code: int | None = answer.result["returncode"]
+        return code
+
+
+class Node:
+    """A node; made by `lab.lab.Lab.add_node`.
+
+    `disks` are the host's image files, sparse, in the order /dev/ubdb, /dev/ubdc, …; None leaves
+    a letter out. What they hold survives kill() and start(); the list may be changed between the
+    two. Everything else in a node (its root, /run …) begins anew at each start.
+    """
+
+    def __init__(self, name: str, index: int, *, memory: int, udev: bool) -> None:
+        self.name = name
+        self.index = index
+        self.address = network.data_address(index)
+        self.memory = memory
+        self.udev = udev
+        self.disks: list[Path | None] = []
+        self.folder = RUN / "nodes" / name
+        self.client = Client(network.command_address(index))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._alive_fd = -1
+        self._relays: dict[str, int] = {}
+        self._spawned: list[GuestProcess] = []
+        self._cut: network.Direction | None = None
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.address}, {'up' if self.running else 'down'})"
+
+    # Power
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def console_path(self) -> Path:
+        return self.folder / "console.log"
+
+    def console(self, lines: int = 60) -> str:
+        """The last lines of the kernel's console, over all boots."""
+        with contextlib.suppress(FileNotFoundError):
+            text = self.console_path.read_text(errors="replace")
+            return "\n".join(text.splitlines()[-lines:])
+        return ""
+
+    def evidence(self) -> list[tuple[str, str]]:
+        """(title, text) of what tells why something failed: console, logs of processes."""
+        found = [("console", self.console())]
+        for process in self._spawned:
+            with contextlib.suppress(LabError, KeyError):
+                lines = process.log().splitlines()[-60:]
+                found.append((process.log_path, "\n".join(lines)))
+        return found
+
+    def begin_start(self) -> None:
+        """Power on, without waiting: `finish_start` does."""
+        if self.running:
+            raise LabError(f"{self.name} runs already")
+        readable, writable = os.pipe()
+        with self.console_path.open("ab") as console:
+            self._console_from = console.tell()
+            self._process = start_process(
+                ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--", *self._kernel()],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writable,),
+                env={"PATH": ENVIRONMENT["PATH"], "HOME": "/root", "TMPDIR": str(RUN)},
+            )
+        os.close(writable)
+        self._alive_fd = readable
+        self._spawned.clear()
+
+    def finish_start(self) -> None:
+        """Wait until the node answers; BootFailed if it does not."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while b"lab: ready" not in self._console_since_start():
+            if not self.running or time.monotonic() > deadline:
+                text = self.console()
+                self.kill()
+                raise BootFailed(f"{self.name} did not boot:\n{text}")
+            time.sleep(0.01)
+        for path, port in self._relays.items():
+            self.client.ask("relay", {"path": path, "port": port})
+
+    def start(self) -> None:
+        """Power on and wait until the node answers; BootFailed if it does not."""
+        self.begin_start()
+        self.finish_start()
+
+    def kill(self) -> None:
+        """Power-off without warning: SIGKILL. What was fsynced to its disks stays."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        # The kernel takes the node's processes down after `unshare`, their parent: wait for the
+        # last of them, or a start would find the disks locked.
+        ended, _, _ = select.select([self._alive_fd], [], [], KILL_SECONDS)
+        if not ended:
+            raise LabError(f"{self.name} survived SIGKILL for {KILL_SECONDS} s")
+        os.close(self._alive_fd)
+        self._process = None
+        self.client.hang_up()
+        network.drop_connections(self.index)
+
+    def restart(self) -> None:
+        """Power-off without warning, and on again."""
+        self.kill()
+        self.start()
+
+    # Commands
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        timeout: float | None = 60.0,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str = str(PROJECT),
+    ) -> Result:
+        """Run a command as root and wait for it, at most `timeout` seconds.
+
+        `env` is added to a small fixed environment. Raises CommandFailed (with `check`),
+        CommandTimeout (the command is killed with its process group), NodeDown, and LabError if
+        it could not be started.
+        """
+        request = {"argv": list(argv), "env": ENVIRONMENT | dict(env or {}), "cwd": cwd}
+        answer = self._ask("run", request, input, timeout)
+        code = answer.result["returncode"]
+        result = Result(tuple(argv), code, bytes(answer.stdout), bytes(answer.stderr))
+        if check and code != 0:
+            raise CommandFailed(self.name, argv, code, result.stdout, result.stderr)
+        return result
+
+    def sh(self, script: str, *, timeout: float | None = 60.0, check: bool = True) -> Result:
+        """Run a bash script that stops at the first error; see `run`."""
+        argv = ["bash", "-euo", "pipefail", "-c", script]
+        return self.run(argv, timeout=timeout, check=check)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        log: str,
+        env: Mapping[str, str] | None = None,
+        cwd: str = str(PROJECT),
+    ) -> GuestProcess:
+        """Start a long-running process; `log` (a path in the node) gets its two outputs."""
+        environment = ENVIRONMENT | dict(env or {})
+        request = {"argv": list(argv), "env": environment, "cwd": cwd, "log": log}
+        answer = self._ask("spawn", request)
+        process = GuestProcess(self, answer.result["pid"], log)
+        self._spawned.append(process)
+        return process
+
+    def put(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write a file of the node, making its folder."""
+        self._ask("put", {"path": path, "mode": mode}, data)
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the node."""
+        return bytes(self._ask("get", {"path": path}).stdout)
+
+    def grpc_target(self, path: str) -> str:
+        """A "host:port" for grpc.insecure_channel that leads to a unix socket of the node.
+
+        Works also while the node is cut off. It stays the same over kill() and start(); the
+        socket may come and go: without it, connections are closed at once.
+        """
+        if path not in self._relays:
+            port = RELAY_FIRST_PORT + len(self._relays)
+            self._ask("relay", {"path": path, "port": port})
+            self._relays[path] = port
+        return f"{network.command_address(self.index)}:{self._relays[path]}"
+
+    # Network
+
+    def cut(self, direction: network.Direction = "both") -> None:
+        """Cut the data network: `out` drops what the node sends, `in` what is sent to it."""
+        network.cut(self.index, direction)
+
+    def join(self) -> None:
+        """Undo `cut`."""
+        network.join(self.index)
+
+    def disturb(self, rule: str) -> None:
+        """Disturb what the node sends on the data network; "" ends it.
+
+        `rule` as in tc-netem(8): "delay 20ms", "loss 5%", … Gone after a restart.
+        """
+        if rule:
+            self.sh(f"modprobe sch_netem; tc qdisc replace dev eth0 root netem {rule}")
+        else:
+            self.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=False)
+
+    # Disks
+
+    def add_disk(self, size: int) -> str:
+        """Add an empty disk of `size` bytes, seen at the next start; returns its device path."""
+        path = self.folder / f"disk{len(self.disks)}.img"
+        with path.open("xb") as image:
+            image.truncate(size)
+        self.disks.append(path)
+        return self.device(len(self.disks) - 1)
+
+    @staticmethod
+    def device(number: int) -> str:
+        """Device path of the disk with this place in `disks`: /dev/ubdb is the first."""
+        return f"/dev/ubd{chr(ord('b') + number)}"
+
+    def _ask(
+        self,
+        do: str,
+        request: dict[str, Any],
+        body: bytes = b"",
+        timeout: float | None = 60.0,
+    ) -> Answer:
+        if not self.running:
+            raise NodeDown(f"{self.name} is down")
+        return self.client.ask(do, request, body, timeout)
+
+    def _kernel(self) -> list[str]:
+        data, command = network.data_tap(self.index), network.command_tap(self.index)
+        device = "transport=tap,depth=128,gro=1"
+        disks = [
+            f"ubd{number}={path}" for number, path in enumerate(self.disks, 1) if path is not None
+        ]
+        return [
+            "linux.uml",
+            f"mem={self.memory // MIB}M",
+            f"uml_dir={self.folder}",
+            f"umid={self.name}",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
+            "init=/usr/bin/python3",
+            *disks,
+            f"vec0:{device},ifname={data},mac={network.mac_address('data', self.index)}",
+            f"vec1:{device},ifname={command},mac={network.mac_address('command', self.index)}",
+            "con=null",
+            "con0=null,fd:1",
+            "quiet",
+            "panic=-1",
+            f"NODE={self.name}",
+            f"INDEX={self.index}",
+            f"SHARE={SHARE}",
+            f"PROJECT={PROJECT}",
+            f"UDEV={int(self.udev)}",
+            "--",
+            "-IS",
+            str(PROJECT / "lab" / "guest_init.py"),
+        ]
+
+    def _console_since_start(self) -> bytes:
+        with self.console_path.open("rb") as console:
+            console.seek(self._console_from)
+            return console.read()

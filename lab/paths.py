@@ -1,0 +1,16 @@
+"""Where things are on the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The project's tree, at the same path in every node."""
+
+PYTHON = PROJECT / ".venv" / "bin" / "python"
+
+RUN = PROJECT / ".lab" / "run"
+"""Mount point of the tmpfs with all files of a lab; each process that runs a lab sees its own."""
+
+SHARE = RUN / "share"
+"""Folder that the host and all nodes share, at the same path."""
