@@ -14,7 +14,11 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 # The package that receives the code, and the file in proto/ that it comes from.
-PROTOCOLS = (("csi/rpc", "csi.proto"), ("node_agent/rpc", "node_agent.proto"))
+PROTOCOLS = (
+    ("csi/rpc", "csi.proto"),
+    ("node_agent/rpc", "node_agent.proto"),
+    ("csi/rpc", "admin.proto"),
+)
 
 
 def generate(destination: Path) -> list[Path]:
@@ -23,13 +27,15 @@ def generate(destination: Path) -> list[Path]:
     Raises RuntimeError when protoc refuses a file; protoc itself prints why.
     """
     well_known = Path(grpc_tools.__file__).parent / "_proto"
+    # Every package, since a protocol may import that of another one.
+    virtual_paths = sorted({f"-I{package}={ROOT / 'proto'}" for package, _ in PROTOCOLS})
     written: list[Path] = []
     for package, name in PROTOCOLS:
         (destination / package).mkdir(parents=True, exist_ok=True)
         exit_code = protoc.main(
             [
                 "protoc",
-                f"-I{package}={ROOT / 'proto'}",
+                *virtual_paths,
                 f"-I{well_known}",
                 f"--python_out={destination}",
                 f"--pyi_out={destination}",
