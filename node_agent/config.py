@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node_agent.logs import LogFormat
 from node_agent.toml_table import (
     ConfigError,
     Table,
@@ -84,7 +83,6 @@ class NodeConfig:
     max_volumes: int = 0  # 0 = no limit
     watch_seconds: float = 10.0  # between two looks at the pools
     log_level: str = "info"
-    log_format: LogFormat = LogFormat.JSON
 
     @property
     def segments(self) -> dict[str, str]:
@@ -116,7 +114,6 @@ def _node(table: Table) -> NodeConfig:
         max_volumes=table.take("max_volumes", as_count, default.max_volumes),
         watch_seconds=table.take("watch_seconds", as_seconds, default.watch_seconds),
         log_level=table.take("log_level", as_log_level, default.log_level),
-        log_format=table.take("log_format", LogFormat, default.log_format),
     )
     _check_pools(config.pools)
     return config
