@@ -1,0 +1,229 @@
+"""XLSS in a lab: a controller on the host, an `xlss node` in each lab node, and CSI clients.
+
+What the demo, the lab tests, the conformance runs and the benchmarks have in common. Everything
+runs through the same entry point and the same configuration files that a person would use.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.csi_client import ControllerClient, NodeClient
+from lab.errors import LabError
+from lab.paths import PROJECT, PYTHON
+from lab.sandbox import start_process
+
+if TYPE_CHECKING:
+    from lab.lab import Lab
+    from lab.node import GuestProcess, Node
+
+AGENT_PORT = 9810
+NODE_SOCKET = "/run/xlss/csi.sock"
+NODE_STATE = "/var/lib/xlss"
+SERVING_SECONDS = 30.0
+_XLSS = [str(PYTHON), "-m", "cli.main"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of a node's configuration; `settings` are further keys of its table."""
+
+    name: str = "default"
+    volume_group: str = "vg0"
+    devices: Sequence[str] = ("/dev/ubdb",)
+    thin_pool: str = "thin"
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def toml(self) -> str:
+        values: dict[str, object] = {
+            "name": self.name,
+            "volume_group": self.volume_group,
+            "devices": list(self.devices),
+            **({"thin_pool": self.thin_pool} if self.thin_pool else {}),
+            **self.settings,
+        }
+        # JSON strings, numbers, booleans and lists read the same in TOML.
+        return "[[pools]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+
+
+class Deployment:
+    """One XLSS cluster over nodes of a lab."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        nodes: Sequence[Node],
+        *,
+        pools: Sequence[Pool] = (Pool(),),
+        topology: Mapping[str, Mapping[str, str]] | None = None,
+        controller: Mapping[str, object] | None = None,
+    ) -> None:
+        self.lab = lab
+        self.nodes = {node.name: node for node in nodes}
+        self.folder = lab.share / "xlss"
+        self.tls = self.folder / "tls"
+        self.socket = self.folder / "controller.sock"
+        self.store = self.folder / "store" / "store.sqlite"
+        self.config = self.folder / "controller.toml"
+        self.controller_log = self.folder / "controller.log"
+        self._controller: subprocess.Popen[bytes] | None = None
+        self._agents: dict[str, GuestProcess] = {}
+        self._pools = tuple(pools)
+        self._topology = topology or {}
+        self.folder.mkdir(parents=True)
+        self.store.parent.mkdir()
+        self.xlss("certs", "init", "--directory", str(self.tls))
+        for name in self.nodes:
+            self.xlss("certs", "issue", "--directory", str(self.tls), "--node", name)
+            self._node_config(name).write_text(self._node_toml(name))
+        self.config.write_text(self._controller_toml(controller or {}))
+
+    # Processes
+
+    def start(self) -> None:
+        """Start all agents and the controller, and wait until they serve."""
+        for name in self.nodes:
+            self.spawn_agent(name)
+        self.spawn_controller()
+        for name in self.nodes:
+            self.wait_for_agent(name)
+        self.wait_for_controller()
+
+    def spawn_controller(self) -> None:
+        log = self.controller_log.open("ab")
+        argv = [*_XLSS, "controller", "--config", str(self.config)]
+        self._controller = start_process(
+            argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+    def wait_for_controller(self) -> None:
+        self._until("controller", lambda: self.controller().probe(), self._controller_ended)
+
+    def start_controller(self) -> None:
+        self.spawn_controller()
+        self.wait_for_controller()
+
+    def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the controller and wait for its end; returns its exit code."""
+        if self._controller is None:
+            return 0
+        self._controller.send_signal(number)
+        code = self._controller.wait(timeout=30)
+        self._controller = None
+        return code
+
+    def spawn_agent(self, name: str) -> None:
+        argv = [*_XLSS, "node", "--config", str(self._node_config(name))]
+        log = f"/run/xlss-{len(self._agents)}.log"
+        self._agents[name] = self.nodes[name].spawn(argv, log=log)
+
+    def wait_for_agent(self, name: str) -> None:
+        self._until(name, lambda: self.node(name).probe(), lambda: self._agent_ended(name))
+
+    def start_agent(self, name: str) -> None:
+        self.spawn_agent(name)
+        self.wait_for_agent(name)
+
+    def agent(self, name: str) -> GuestProcess:
+        return self._agents[name]
+
+    def stop_agent(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal an agent and wait for its end; returns its exit code."""
+        process = self._agents.pop(name)
+        process.signal(number)
+        return process.wait(30)
+
+    def reboot(self, name: str) -> None:
+        """Power-off without warning, on again, agent started."""
+        node = self.nodes[name]
+        node.kill()
+        self._agents.pop(name, None)
+        node.start()
+        self.start_agent(name)
+
+    def close(self) -> None:
+        """End the controller and the agents; the lab removes the files."""
+        for name in list(self._agents):
+            if self.nodes[name].running and self._agents[name].alive:
+                self.stop_agent(name, signal.SIGKILL)
+        self.stop_controller(signal.SIGKILL)
+
+    # Clients
+
+    def controller(self) -> ControllerClient:
+        return ControllerClient(f"unix:{self.socket}")
+
+    def node(self, name: str) -> NodeClient:
+        return NodeClient(self.nodes[name].grpc_target(NODE_SOCKET))
+
+    def xlss(self, *arguments: str, check: bool = True) -> str:
+        """Run the `xlss` command on the host; returns what it printed.
+
+        Raises LabError, with both outputs, when it fails.
+        """
+        result = subprocess.run(
+            [*_XLSS, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        if check and result.returncode != 0:
+            raise LabError(f"xlss {' '.join(arguments)}: {result.stdout}{result.stderr}")
+        return result.stdout
+
+    # Configuration
+
+    def _node_config(self, name: str) -> Path:
+        return self.folder / f"{name}.toml"
+
+    def _node_toml(self, name: str) -> str:
+        topology = "".join(
+            f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in self._topology.get(name, {}).items()
+        )
+        return (
+            f'name = "{name}"\n'
+            f'listen = "{self.nodes[name].address}:{AGENT_PORT}"\n'
+            f'tls_directory = "{self.tls}"\n'
+            f'csi_socket = "{NODE_SOCKET}"\n'
+            f'lvm_directory = "{NODE_STATE}/lvm"\n'
+            f"watch_seconds = 1.0\n"
+            + "".join(pool.toml() for pool in self._pools)
+            + (f"[topology]\n{topology}" if topology else "")
+        )
+
+    def _controller_toml(self, settings: Mapping[str, object]) -> str:
+        values = {
+            "csi_socket": str(self.socket),
+            "store": str(self.store),
+            "tls_directory": str(self.tls),
+            "metrics_listen": "127.0.0.1:9811",
+            **settings,
+        }
+        nodes = "".join(
+            f'{name} = "{node.address}:{AGENT_PORT}"\n' for name, node in self.nodes.items()
+        )
+        lines = "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        return f"{lines}[nodes]\n{nodes}"
+
+    # Waiting
+
+    def _until(self, what: str, ready: Callable[[], bool], ended: Callable[[], str]) -> None:
+        deadline = time.monotonic() + SERVING_SECONDS
+        while not ready():
+            trouble = ended()
+            if trouble or time.monotonic() > deadline:
+                raise LabError(f"{what} does not serve: {trouble}")
+            time.sleep(0.02)
+
+    def _controller_ended(self) -> str:
+        if self._controller is not None and self._controller.poll() is not None:
+            return self.controller_log.read_text()[-4000:]
+        return ""
+
+    def _agent_ended(self, name: str) -> str:
+        process = self._agents[name]
+        return "" if process.alive else process.log()[-4000:]
