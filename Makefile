@@ -1,0 +1,78 @@
+# Every target first installs what it needs (scripts/setup.sh ends at once when all is there), so
+# that a fresh Debian with make and root can run any of them. Each may be run again at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A bare environment has no PATH at all, and the tools of LVM are in sbin.
+export PATH := $(if $(PATH),$(PATH):)/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
+
+BIN := .venv/bin
+PACKAGES := cli csi node_agent host cluster
+SOURCES := $(PACKAGES) lab benchmarks scripts tests
+# Lab nodes are processes with their own memory: two at work suit two cores and 8 GiB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --dist loadgroup
+
+.PHONY: help demo test unit lab sanity bench lint format generate wheel clean distclean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Three lab nodes: volumes, snapshots, clones, growth, a power cut (under 3 minutes)
+	@scripts/setup.sh base
+	@$(BIN)/python -m lab.demo
+
+test: ## All tests: unit, conformance, lab, faults, csi-sanity
+	@scripts/setup.sh base
+	@scripts/setup.sh sanity
+	@$(PYTEST) $(PARALLEL) $(TESTS)
+
+unit: ## Only the tests that need neither root nor lab nodes
+	@scripts/setup.sh python
+	@$(PYTEST) $(PARALLEL) tests/unit
+
+lab: ## Only the tests in lab nodes, without csi-sanity (TESTS="-k name" selects)
+	@scripts/setup.sh base
+	@$(PYTEST) $(PARALLEL) tests/lab --ignore tests/lab/test_sanity.py $(TESTS)
+
+sanity: ## csi-sanity against the real driver in a lab node
+	@scripts/setup.sh base
+	@scripts/setup.sh sanity
+	@$(PYTEST) $(PARALLEL) tests/lab/test_sanity.py $(TESTS)
+
+bench: ## Speed, memory and start-up time as a table and as JSON in benchmarks/results
+	@scripts/setup.sh base
+	@$(BIN)/python -m benchmarks
+
+lint: ## Style, types, layers, and that the generated code is that of the protocols
+	@scripts/setup.sh python
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(PYTEST) -q tests/unit/test_protocols.py
+
+format: ## Format the code and mend what ruff can mend
+	@scripts/setup.sh python
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+generate: ## Write the protocols' Python code anew after a change in proto/
+	@scripts/setup.sh python
+	@$(BIN)/python scripts/generate_protocols.py
+
+wheel: ## Build the wheel into dist/
+	@scripts/setup.sh python
+	@$(BIN)/python -m hatchling build -t wheel
+
+clean: ## Remove what tests, builds and aborted lab runs have left
+	@rm -rf dist .lab .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove the virtual environment and the benchmarks' results
+	@rm -rf .venv benchmarks/results
