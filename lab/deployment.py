@@ -64,10 +64,16 @@ class Deployment:
         pools: Sequence[Pool] = (Pool(),),
         topology: Mapping[str, Mapping[str, str]] | None = None,
         controller: Mapping[str, object] | None = None,
+        agent: Mapping[str, object] | None = None,
+        name: str = "xlss",
     ) -> None:
+        """`controller` and `agent` are further keys of the two configurations.
+
+        `name` keeps several in one lab apart.
+        """
         self.lab = lab
         self.nodes = {node.name: node for node in nodes}
-        self.folder = lab.share / "xlss"
+        self.folder = lab.share / name
         self.tls = self.folder / "tls"
         self.socket = self.folder / "controller.sock"
         self.store = self.folder / "store" / "store.sqlite"
@@ -77,6 +83,7 @@ class Deployment:
         self._agents: dict[str, GuestProcess] = {}
         self._pools = tuple(pools)
         self._topology = topology or {}
+        self._agent_settings = agent or {}
         self.folder.mkdir(parents=True)
         self.store.parent.mkdir()
         self.xlss("certs", "init", "--directory", str(self.tls))
@@ -184,13 +191,17 @@ class Deployment:
         topology = "".join(
             f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in self._topology.get(name, {}).items()
         )
+        values = {
+            "name": name,
+            "listen": f"{self.nodes[name].address}:{AGENT_PORT}",
+            "tls_directory": str(self.tls),
+            "csi_socket": NODE_SOCKET,
+            "lvm_directory": f"{NODE_STATE}/lvm",
+            "watch_seconds": 1.0,
+            **self._agent_settings,
+        }
         return (
-            f'name = "{name}"\n'
-            f'listen = "{self.nodes[name].address}:{AGENT_PORT}"\n'
-            f'tls_directory = "{self.tls}"\n'
-            f'csi_socket = "{NODE_SOCKET}"\n'
-            f'lvm_directory = "{NODE_STATE}/lvm"\n'
-            f"watch_seconds = 1.0\n"
+            "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
             + "".join(pool.toml() for pool in self._pools)
             + (f"[topology]\n{topology}" if topology else "")
         )
