@@ -1,0 +1,322 @@
+"""What surrounds every call of every service of ours: request id, log, metrics and errors.
+
+Services raise domain errors and know nothing of gRPC's codes. The server's interceptor reads and
+checks the request, runs the service, and turns what it raises into a code and a text by the table
+of ``status_codes.py``. What nobody raised on purpose is logged with its traceback, and the caller
+only learns under which id to look for it.
+
+The client's interceptor passes the id of the request on, gives every call a deadline, and raises
+the domain error that the answer stands for. One id thus runs from the CSI call over the agent to
+the command.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from cluster.errors import InvalidArgument, Unavailable
+from node_agent.messages import MAX_STRING_BYTES, check_bounds, loggable
+from node_agent.status_codes import code_of, error_of
+
+_LOGGER = logging.getLogger(__name__)
+_METADATA_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# The status travels in HTTP/2 headers, for which clients allow 8 KiB; three bytes a character.
+_MAX_ERROR_CHARACTERS = 1500
+# Asked every few seconds by sidecars and the kubelet, and of no interest afterwards.
+_QUIET = frozenset(
+    {
+        "Probe",
+        "GetPluginInfo",
+        "GetPluginCapabilities",
+        "ControllerGetCapabilities",
+        "GroupControllerGetCapabilities",
+        "NodeGetCapabilities",
+        "NodeGetVolumeStats",
+        "GetCapacity",
+    }
+)
+
+# Called after each call with service and method ("csi.v1.Node/NodeStageVolume"), the name of the
+# code ("OK") and the seconds that it took.
+Observe = Callable[[str, str, float], None]
+# Raises PeerRefused for a caller that may not call.
+Authorize = Callable[[grpc.ServicerContext], None]
+
+_Result = TypeVar("_Result")
+_END = object()
+
+_request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+
+def current_request_id() -> str:
+    """The id of the request that this thread works for; empty outside of any.
+
+    A thread that works for a request of another one has to be started in a copy of its context
+    (``contextvars.copy_context().run``).
+    """
+    return _request_id.get()
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def _observe_nothing(method: str, code: str, seconds: float) -> None:
+    """The default of both interceptors: no metrics."""
+
+
+class _Call:
+    """One call under way at the server."""
+
+    def __init__(
+        self,
+        method: str,
+        context: grpc.ServicerContext,
+        observe: Observe,
+        authorize: Authorize | None,
+    ) -> None:
+        self._method = method
+        self._name = method.rpartition("/")[2]
+        self._context = context
+        self._observe = observe
+        self._authorize = authorize
+        self._started = time.monotonic()
+        self._variables = contextvars.copy_context()
+        self._variables.run(_request_id.set, _id_from(context))
+
+    def step(self, work: Callable[[], _Result]) -> _Result:
+        """Do a part of the call with its request id; end the call if that raises."""
+        try:
+            return self._variables.run(work)
+        except Exception as error:
+            self._variables.run(self._abort, error)
+
+    def authorize(self) -> None:
+        if self._authorize:
+            self._authorize(self._context)
+
+    def log_request(self, request: Any) -> None:
+        level = self._level()
+        if _LOGGER.isEnabledFor(level) and isinstance(request, Message):
+            fields = {"call": self._method, "arguments": loggable(request)}
+            _LOGGER.log(level, "%s begins", self._name, extra=fields)
+
+    def finish(self, code: grpc.StatusCode) -> None:
+        """Log and count the end of a call that raised nothing."""
+        self._variables.run(self._end, code)
+
+    def _end(self, code: grpc.StatusCode, error: str = "", *, unexpected: bool = False) -> None:
+        seconds = time.monotonic() - self._started
+        fields: dict[str, Any] = {
+            "call": self._method,
+            "code": code.name,
+            "seconds": round(seconds, 6),
+        }
+        if error:
+            fields["error"] = error
+        level = self._level() if code is grpc.StatusCode.OK else logging.INFO
+        if unexpected:
+            level = logging.ERROR
+        text = "%s ends: %s"
+        _LOGGER.log(level, text, self._name, code.name, extra=fields, exc_info=unexpected)
+        self._observe(self._method, code.name, seconds)
+
+    def _level(self) -> int:
+        return logging.DEBUG if self._name in _QUIET else logging.INFO
+
+    def _abort(self, error: Exception) -> NoReturn:
+        code = code_of(error)
+        if code is not None:
+            text = _bounded(str(error))
+            self._end(code, text)
+            self._context.abort(code, text)
+        if isinstance(error, NotImplementedError):  # raised by the generated base class
+            text = f"{self._name} is not served"
+            self._end(grpc.StatusCode.UNIMPLEMENTED, text)
+            self._context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+        # Runs while the exception is being handled, so that the log gets its traceback.
+        self._end(grpc.StatusCode.INTERNAL, type(error).__name__, unexpected=True)
+        self._context.abort(
+            grpc.StatusCode.INTERNAL,
+            f"an error of the driver itself; its log has it under request {current_request_id()}",
+        )
+
+
+class ServerInterceptor(grpc.ServerInterceptor):
+    """The interceptor of all our servers."""
+
+    def __init__(
+        self,
+        *,
+        observe: Observe = _observe_nothing,
+        authorize: Authorize | None = None,
+        string_limit: int = MAX_STRING_BYTES,
+    ) -> None:
+        """``string_limit`` is in bytes, for each text of a request that is not in a map."""
+        self._observe = observe
+        self._authorize = authorize
+        self._string_limit = string_limit
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler: Any = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method.removeprefix("/")
+        if handler.response_streaming:
+            stream = self._streaming(method, handler)
+            if handler.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(stream)
+            return grpc.unary_stream_rpc_method_handler(stream)
+        single = self._single(method, handler)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(single)
+        return grpc.unary_unary_rpc_method_handler(single)
+
+    def _single(self, method: str, handler: Any) -> Callable[[Any, grpc.ServicerContext], bytes]:
+        behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        def answer(raw: Any, context: grpc.ServicerContext) -> bytes:
+            call = _Call(method, context, self._observe, self._authorize)
+
+            def work() -> bytes:
+                call.authorize()
+                return _encode(handler, behaviour(self._request(call, handler, raw), context))
+
+            response = call.step(work)
+            call.finish(grpc.StatusCode.OK)
+            return response
+
+        return answer
+
+    def _streaming(
+        self, method: str, handler: Any
+    ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        def answer(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            call = _Call(method, context, self._observe, self._authorize)
+
+            def begin() -> Iterator[Any]:
+                call.authorize()
+                return iter(behaviour(self._request(call, handler, raw), context))
+
+            responses = call.step(begin)
+
+            def following() -> Any:
+                response = next(responses, _END)
+                return response if response is _END else _encode(handler, response)
+
+            try:
+                while (response := call.step(following)) is not _END:
+                    yield cast(bytes, response)
+            except GeneratorExit:
+                call.finish(grpc.StatusCode.CANCELLED)
+                raise
+            call.finish(grpc.StatusCode.OK)
+
+        return answer
+
+    def _request(self, call: _Call, handler: Any, raw: Any) -> Any:
+        """Read what came over the wire, here rather than in gRPC, which would answer INTERNAL."""
+
+        def read(part: bytes) -> Any:
+            try:
+                request = handler.request_deserializer(part)
+            except (DecodeError, ValueError) as error:
+                raise InvalidArgument("the request is not a valid message of its type") from error
+            call.log_request(request)
+            check_bounds(request, self._string_limit)
+            return request
+
+        return map(read, raw) if handler.request_streaming else read(raw)
+
+
+def _encode(handler: Any, response: Any) -> bytes:
+    return cast(bytes, handler.response_serializer(response))
+
+
+def _id_from(context: grpc.ServicerContext) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == _METADATA_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return new_request_id()
+
+
+def _bounded(text: str) -> str:
+    """Text that can travel in a status: not too long, and without halves of surrogate pairs."""
+    text = text.encode(errors="replace").decode()
+    if len(text) <= _MAX_ERROR_CHARACTERS:
+        return text
+    return f"{text[:_MAX_ERROR_CHARACTERS]}… ({len(text)} characters)"
+
+
+class _CallDetails(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class ClientInterceptor(grpc.UnaryUnaryClientInterceptor):
+    """The interceptor of our clients: a call either returns its answer or raises a ClusterError."""
+
+    def __init__(self, peer: str, *, deadline: float, observe: Observe = _observe_nothing) -> None:
+        """``peer`` is what error texts call the other side; ``deadline`` is in seconds."""
+        self._peer = peer
+        self._deadline = deadline
+        self._observe = observe
+
+    def intercept_unary_unary(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    ) -> Any:
+        """Raises the errors of ``cluster/errors.py``; Unavailable when there was no answer."""
+        details = client_call_details
+        metadata = [*(details.metadata or ())]
+        metadata.append((_METADATA_KEY, current_request_id() or new_request_id()))
+        started = time.monotonic()
+        outcome = continuation(
+            _CallDetails(
+                details.method,
+                self._deadline if details.timeout is None else details.timeout,
+                metadata,
+                details.credentials,
+                details.wait_for_ready,
+                details.compression,
+            ),
+            request,
+        )
+        error = outcome.exception()
+        seconds = time.monotonic() - started
+        method = str(details.method).removeprefix("/")
+        code = grpc.StatusCode.OK if error is None else _code_from(error)
+        self._observe(method, code.name, seconds)
+        fields = {"call": method, "peer": self._peer, "code": code.name, "seconds": seconds}
+        _LOGGER.debug("%s answered %s", self._peer, code.name, extra=fields)
+        if error is None:
+            return outcome
+        if not isinstance(error, grpc.RpcError):  # the channel is closed, or was never usable
+            raise Unavailable(f"{self._peer}: {error}") from error
+        raise error_of(code, f"{self._peer}: {outcome.details()}") from error
+
+
+def _code_from(error: BaseException) -> grpc.StatusCode:
+    if isinstance(error, grpc.RpcError):
+        # What a call raises is also a grpc.Call, which its declared type does not say.
+        return cast(grpc.Call, error).code()
+    return grpc.StatusCode.UNAVAILABLE
