@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import node_agent  # noqa: F401 - has to come before every import of gRPC
 from lab import sandbox
 from lab.lab import Lab
 
@@ -27,7 +28,5 @@ def pytest_runtest_makereport(
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and isinstance(lab, Lab):
-        for node in lab.nodes.values():
-            for title, text in node.evidence():
-                report.sections.append((f"{node.name}: {title}", text))
+        report.sections += lab.evidence()
     return report
