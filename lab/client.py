@@ -8,9 +8,12 @@ import socket
 import struct
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.errors import CommandTimeout, LabError, NodeDown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PORT = 1
 CONNECT_SECONDS = 10.0
@@ -35,33 +38,47 @@ class Client:
         self._lock = threading.Lock()
 
     def ask(
-        self, do: str, request: dict[str, Any], body: bytes = b"", timeout: float | None = 60.0
+        self,
+        do: str,
+        request: dict[str, Any],
+        body: bytes = b"",
+        timeout: float | None = 60.0,
+        on_output: Callable[[bool, bytes], None] | None = None,
     ) -> Answer:
         """Send a request and wait for its answer, at most `timeout` seconds.
+
+        Output is collected in the answer, or given to `on_output` (is it standard error?, bytes)
+        as it comes.
 
         Raises CommandTimeout (the server then kills the command), NodeDown, and LabError with the
         server's text where it could not do what was asked.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         head = json.dumps(request | {"do": do, "body": len(body)}).encode()
-        connection: socket.socket | None = None
+        connection = socket.socket()
+        with self._lock:
+            self._open.add(connection)
         try:
-            connection = socket.create_connection((self._address, PORT), CONNECT_SECONDS)
-            with self._lock:
-                self._open.add(connection)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connect(connection)
             connection.settimeout(timeout)
             connection.sendall(struct.pack(">I", len(head)) + head + body)
-            return _receive(connection, deadline)
+            return _receive(connection, deadline, on_output)
         except TimeoutError as error:
             raise CommandTimeout(f"{do} {_summary(request)}: no end in {timeout} s") from error
-        except (ConnectionError, OSError) as error:
+        except OSError as error:
             raise NodeDown(f"{do} {_summary(request)}: {error}") from error
         finally:
-            if connection is not None:
-                with self._lock:
-                    self._open.discard(connection)
-                connection.close()
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+    def _connect(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(CONNECT_SECONDS)
+        try:
+            connection.connect((self._address, PORT))
+        except TimeoutError as error:
+            raise NodeDown(f"{self._address} does not answer") from error
 
     def hang_up(self) -> None:
         """End all requests under way with NodeDown."""
@@ -71,21 +88,27 @@ class Client:
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-def _receive(connection: socket.socket, deadline: float | None) -> Answer:
+def _receive(
+    connection: socket.socket,
+    deadline: float | None,
+    on_output: Callable[[bool, bytes], None] | None,
+) -> Answer:
     answer = Answer()
     stream = _Stream(connection, deadline)
     while True:
         kind, size = struct.unpack(">cI", stream.read(5))
         payload = stream.read(size)
-        if kind == b"o":
-            answer.stdout += payload
-        elif kind == b"e":
-            answer.stderr += payload
-        elif kind == b"r":
+        if kind == b"r":
             answer.result = json.loads(payload)
             return answer
-        else:
+        if kind not in (b"o", b"e"):
             raise LabError(payload.decode())
+        if on_output is not None:
+            on_output(kind == b"e", payload)
+        elif kind == b"o":
+            answer.stdout += payload
+        else:
+            answer.stderr += payload
 
 
 class _Stream:

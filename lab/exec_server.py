@@ -1,7 +1,6 @@
-#!/usr/bin/python3
 """The server in a lab node that carries out the host's commands, on the network never cut.
 
-Runs with `python3 -IS` and the standard library alone. A connection carries one request: a
+Runs with the standard library alone. A connection carries one request: a
 length (4 bytes, big endian) and a JSON object, then `body` bytes of input. The answer is frames:
 one letter, a length (4 bytes, big endian), the payload. `o` and `e` are standard output and
 error, `r` is the result (JSON) and ends the answer, `x` is the text of an error and ends it too.
@@ -22,14 +21,17 @@ import socket
 import socketserver
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Request = dict[str, Any]
 
 PORT = 1
 CHUNK = 1 << 16
-Request = dict[str, Any]
 
 
 class Processes:
@@ -259,11 +261,8 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__((address, PORT), Handler)
 
 
-def main() -> None:
-    with Server(f"10.78.0.{sys.argv[1]}") as server:
+def serve(index: int) -> None:
+    """Serve the commands for the node with this number, for ever."""
+    with Server(f"10.78.0.{index}") as server:
         print("lab: ready", flush=True)
         server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()

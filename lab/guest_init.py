@@ -96,7 +96,7 @@ def configure_network(name: str, index: int) -> None:
 
 def start_udev() -> None:
     subprocess.run(["/lib/systemd/systemd-udevd", "--daemon"], check=True)
-    subprocess.run(["/bin/udevadm", "trigger"], check=True)
+    subprocess.run(["/bin/udevadm", "trigger", "--subsystem-match=block"], check=True)
     subprocess.run(["/bin/udevadm", "settle", "--timeout=30"], check=True)
 
 
@@ -118,9 +118,11 @@ def main() -> None:
         start_udev()
     server = os.fork()
     if server == 0:
-        program = f"{environment['PROJECT']}/lab/exec_server.py"
-        clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        os.execve(sys.executable, [sys.executable, "-IS", program, environment["INDEX"]], clean)
+        # In the interpreter that runs already: another one takes 0.3 s to start here.
+        sys.path.insert(0, environment["PROJECT"])
+        from lab import exec_server
+
+        exec_server.serve(int(environment["INDEX"]))
     reap_until(server)
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from lab import network, sandbox
 from lab.errors import LabError
-from lab.node import MIB, Node
-from lab.paths import PROJECT, SHARE
+from lab.host_process import HostProcess
+from lab.node import ENVIRONMENT, MIB, Node, tail
+from lab.paths import FILES, PROJECT, SHARE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 MODULES = Path("/usr/lib/uml/modules")
@@ -34,8 +35,11 @@ class Lab:
         compile_packages()
         sandbox.enter()
         self.share = SHARE
+        self.folder = FILES
+        self.folder.mkdir(exist_ok=True)
         self.host_address = network.HOST_ADDRESS
         self.nodes: dict[str, Node] = {}
+        self.processes: list[HostProcess] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Lab:
@@ -99,15 +103,18 @@ class Lab:
 
     def add_nodes(
         self,
-        count: int,
+        count: int | Sequence[str],
         *,
         disks: Sequence[int] = (),
         memory: int = 512 * MIB,
         udev: bool = False,
     ) -> list[Node]:
-        """`add_node`, `count` times at once."""
-        nodes = [self.define_node(disks=disks, memory=memory, udev=udev) for _ in range(count)]
+        """`add_node` for several at once: a count, or their names."""
+        names = [None] * count if isinstance(count, int) else count
+        nodes: list[Node] = []
         try:
+            for name in names:
+                nodes.append(self.define_node(name, disks=disks, memory=memory, udev=udev))
             for node in nodes:
                 node.begin_start()
             for node in nodes:
@@ -125,12 +132,41 @@ class Lab:
         shutil.rmtree(node.folder, ignore_errors=True)
         del self.nodes[node.name]
 
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        log: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = PROJECT,
+    ) -> HostProcess:
+        """Start a long-running process on the host, in the lab's network (10.77.0.254).
+
+        `log`: name of a file in `folder` that gets its two outputs. `env` is added to the small
+        fixed environment that the nodes' processes have too.
+        """
+        environment = ENVIRONMENT | dict(env or {})
+        process = HostProcess(argv, log=self.folder / log, env=environment, cwd=cwd)
+        self.processes.append(process)
+        return process
+
+    def evidence(self) -> list[tuple[str, str]]:
+        """(title, text) of what tells why something failed: consoles, logs of processes."""
+        found = [(process.log_path.name, tail(process.log())) for process in self.processes]
+        for node in self.nodes.values():
+            found += [(f"{node.name} {title}", text) for title, text in node.evidence()]
+        return found
+
     def close(self) -> None:
-        """Remove all nodes, and what is in the shared folder."""
+        """Remove all nodes, end all processes, empty the folders."""
+        for process in self.processes:
+            process.kill()
+        self.processes.clear()
         for node in list(self.nodes.values()):
             self.remove_node(node)
-        for entry in SHARE.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for folder in (self.share, self.folder):
+            shutil.rmtree(folder)
+            folder.mkdir()
 
 
 def link_modules() -> None:

@@ -13,6 +13,7 @@ from lab.errors import LabError
 
 HOST_ADDRESS = "10.77.0.254"
 Direction = Literal["both", "in", "out"]
+DIRECTIONS: tuple[Direction, ...] = ("both", "in", "out")
 
 
 def data_address(index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 BOOT_SECONDS = 60.0
 KILL_SECONDS = 20.0
+TAIL_LINES = 60
 RELAY_FIRST_PORT = 20000
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
+
+
+def tail(text: str) -> str:
+    """The last lines of a log."""
+    return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class GuestProcess:
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal to the process, or to its whole group."""
         request = {"pid": self.pid, "signal": int(number), "group": group}
-        self._node.client.ask("signal", request)
+        self._node.ask("signal", request)
 
     def kill(self) -> None:
         """SIGKILL to the process and its group, and wait for its end."""
@@ -93,7 +100,7 @@ class GuestProcess:
 
     def _wait(self, timeout: float) -> int | None:
         request = {"pid": self.pid, "timeout": timeout}
-        answer = self._node.client.ask("wait", request, timeout=timeout + 30.0)
+        answer = self._node.ask("wait", request, timeout=timeout + 30.0)
         code: int | None = answer.result["returncode"]
         return code
 
@@ -114,7 +121,7 @@ class Node:
         self.udev = udev
         self.disks: list[Path | None] = []
         self.folder = RUN / "nodes" / name
-        self.client = Client(network.command_address(index))
+        self._client = Client(network.command_address(index))
         self._process: subprocess.Popen[bytes] | None = None
         self._alive_fd = -1
         self._relays: dict[str, int] = {}
@@ -134,11 +141,10 @@ class Node:
     def console_path(self) -> Path:
         return self.folder / "console.log"
 
-    def console(self, lines: int = 60) -> str:
+    def console(self) -> str:
         """The last lines of the kernel's console, over all boots."""
         with contextlib.suppress(FileNotFoundError):
-            text = self.console_path.read_text(errors="replace")
-            return "\n".join(text.splitlines()[-lines:])
+            return tail(self.console_path.read_text(errors="replace"))
         return ""
 
     def evidence(self) -> list[tuple[str, str]]:
@@ -146,14 +152,14 @@ class Node:
         found = [("console", self.console())]
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
-                lines = process.log().splitlines()[-60:]
-                found.append((process.log_path, "\n".join(lines)))
+                found.append((process.log_path, tail(process.log())))
         return found
 
     def begin_start(self) -> None:
         """Power on, without waiting: `finish_start` does."""
         if self.running:
             raise LabError(f"{self.name} runs already")
+        shutil.rmtree(self.folder / "uml", ignore_errors=True)
         readable, writable = os.pipe()
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
@@ -179,7 +185,7 @@ class Node:
                 raise BootFailed(f"{self.name} did not boot:\n{text}")
             time.sleep(0.01)
         for path, port in self._relays.items():
-            self.client.ask("relay", {"path": path, "port": port})
+            self._client.ask("relay", {"path": path, "port": port})
 
     def start(self) -> None:
         """Power on and wait until the node answers; BootFailed if it does not."""
@@ -199,7 +205,7 @@ class Node:
             raise LabError(f"{self.name} survived SIGKILL for {KILL_SECONDS} s")
         os.close(self._alive_fd)
         self._process = None
-        self.client.hang_up()
+        self._client.hang_up()
         network.drop_connections(self.index)
 
     def restart(self) -> None:
@@ -226,7 +232,7 @@ class Node:
         it could not be started.
         """
         request = {"argv": list(argv), "env": ENVIRONMENT | dict(env or {}), "cwd": cwd}
-        answer = self._ask("run", request, input, timeout)
+        answer = self.ask("run", request, input, timeout)
         code = answer.result["returncode"]
         result = Result(tuple(argv), code, bytes(answer.stdout), bytes(answer.stderr))
         if check and code != 0:
@@ -249,18 +255,18 @@ class Node:
         """Start a long-running process; `log` (a path in the node) gets its two outputs."""
         environment = ENVIRONMENT | dict(env or {})
         request = {"argv": list(argv), "env": environment, "cwd": cwd, "log": log}
-        answer = self._ask("spawn", request)
+        answer = self.ask("spawn", request)
         process = GuestProcess(self, answer.result["pid"], log)
         self._spawned.append(process)
         return process
 
     def put(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Write a file of the node, making its folder."""
-        self._ask("put", {"path": path, "mode": mode}, data)
+        self.ask("put", {"path": path, "mode": mode}, data)
 
     def get(self, path: str) -> bytes:
         """Read a file of the node."""
-        return bytes(self._ask("get", {"path": path}).stdout)
+        return bytes(self.ask("get", {"path": path}).stdout)
 
     def grpc_target(self, path: str) -> str:
         """A "host:port" for grpc.insecure_channel that leads to a unix socket of the node.
@@ -270,9 +276,21 @@ class Node:
         """
         if path not in self._relays:
             port = RELAY_FIRST_PORT + len(self._relays)
-            self._ask("relay", {"path": path, "port": port})
+            self.ask("relay", {"path": path, "port": port})
             self._relays[path] = port
         return f"{network.command_address(self.index)}:{self._relays[path]}"
+
+    def ask(
+        self,
+        do: str,
+        request: dict[str, Any],
+        body: bytes = b"",
+        timeout: float | None = 60.0,
+    ) -> Answer:
+        """Ask the node's server; see `lab.client.Client.ask`. NodeDown if the node is off."""
+        if not self.running:
+            raise NodeDown(f"{self.name} is down")
+        return self._client.ask(do, request, body, timeout)
 
     # Network
 
@@ -309,17 +327,6 @@ class Node:
         """Device path of the disk with this place in `disks`: /dev/ubdb is the first."""
         return f"/dev/ubd{chr(ord('b') + number)}"
 
-    def _ask(
-        self,
-        do: str,
-        request: dict[str, Any],
-        body: bytes = b"",
-        timeout: float | None = 60.0,
-    ) -> Answer:
-        if not self.running:
-            raise NodeDown(f"{self.name} is down")
-        return self.client.ask(do, request, body, timeout)
-
     def _kernel(self) -> list[str]:
         data, command = network.data_tap(self.index), network.command_tap(self.index)
         device = "transport=tap,depth=128,gro=1"
@@ -329,7 +336,7 @@ class Node:
         return [
             "linux.uml",
             f"mem={self.memory // MIB}M",
-            f"uml_dir={self.folder}",
+            f"uml_dir={self.folder}/uml",
             f"umid={self.name}",
             "rootfstype=hostfs",
             "rootflags=/",
@@ -340,6 +347,7 @@ class Node:
             f"vec1:{device},ifname={command},mac={network.mac_address('command', self.index)}",
             "con=null",
             "con0=null,fd:1",
+            "ssl=null",
             "quiet",
             "panic=-1",
             f"NODE={self.name}",

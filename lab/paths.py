@@ -14,3 +14,6 @@ RUN = PROJECT / ".lab" / "run"
 
 SHARE = RUN / "share"
 """Folder that the host and all nodes share, at the same path."""
+
+FILES = RUN / "files"
+"""Folder for the host's own files of a lab, such as logs and a store; gone with the lab."""
