@@ -2,19 +2,38 @@
 
 Sizes are bytes, times are seconds since the epoch (for people: no decision rests on a clock).
 Records travel as JSON objects, also in the LVM tags of the volumes that they describe, so that a
-lost store can be rebuilt. Reading tolerates unknown keys; an unknown enum value becomes UNKNOWN.
+lost store can be rebuilt. A field that has its default is left out, because LVM keeps all tags of
+a volume group in a metadata area of a few hundred KiB: the defaults below are part of the format.
+Reading tolerates unknown keys; an unknown enum value becomes UNKNOWN.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Self
+import functools
+import json
+import logging
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum, StrEnum
+from typing import Any, Self, TypeVar
+
+from cluster.errors import DataLoss
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
+
+TOPOLOGY_NODE_KEY = "csi.xlss.io/node"  # topology segment whose value is the node's name
+# What encryption takes from a logical volume: the default size of a LUKS2 header (cryptsetup(8)).
+ENCRYPTION_BYTES = 16 * 1024**2
 
 
 class _Lenient(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
+        _log.warning("unknown %s %r: written by a newer version?", cls.__name__, value)
         return cls.__members__.get("UNKNOWN")
 
 
@@ -139,3 +158,110 @@ class Group:
     snapshot_ids: tuple[str, ...]
     phase: Phase
     created_at: float = 0.0
+
+
+StoredRecord = Volume | Snapshot | Group
+
+
+def to_object(record: StoredRecord) -> dict[str, Any]:
+    """The record as a JSON object."""
+    return typing.cast(dict[str, Any], _write(record))
+
+
+def to_json(record: StoredRecord) -> str:
+    """The record as compact JSON with sorted keys: equal records give equal texts."""
+    return json.dumps(_write(record), separators=(",", ":"), sort_keys=True)
+
+
+def volume_from_object(value: Mapping[str, Any]) -> Volume:
+    """Raises DataLoss when a field is missing or of another type."""
+    return from_object(Volume, value)
+
+
+def snapshot_from_object(value: Mapping[str, Any]) -> Snapshot:
+    """Raises DataLoss when a field is missing or of another type."""
+    return from_object(Snapshot, value)
+
+
+def group_from_object(value: Mapping[str, Any]) -> Group:
+    """Raises DataLoss when a field is missing or of another type."""
+    return from_object(Group, value)
+
+
+def volume_from_json(text: str) -> Volume:
+    """Raises DataLoss when the text is not the JSON of a volume."""
+    return from_object(Volume, _parse(text))
+
+
+def snapshot_from_json(text: str) -> Snapshot:
+    """Raises DataLoss when the text is not the JSON of a snapshot."""
+    return from_object(Snapshot, _parse(text))
+
+
+def from_object(cls: type[_T], value: object) -> _T:
+    """A record of that class. Raises DataLoss when a field is missing or of another type."""
+    try:
+        return typing.cast(_T, _read(cls, value))
+    except (TypeError, ValueError) as error:
+        raise DataLoss(f"{cls.__name__.lower()} record cannot be read: {error}") from error
+
+
+def _parse(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataLoss(f"record is not JSON: {error}") from error
+
+
+def _write(value: Any) -> Any:
+    if is_dataclass(value):
+        return {
+            field.name: _write(content)
+            for field in fields(value)
+            if (content := getattr(value, field.name)) != field.default
+        }
+    if isinstance(value, tuple):
+        return [_write(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+@functools.cache
+def _field_types(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Type of each field, and whether it must be there."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: (hints[field.name], field.default is MISSING) for field in fields(cls)}
+
+
+def _read(kind: Any, value: object) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is types.UnionType:  # X | None
+        inner = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+        return None if value is None else _read(inner, value)
+    if origin is tuple:
+        return tuple(
+            _read(typing.get_args(kind)[0], item) for item in _expect((list, tuple), value)
+        )
+    if is_dataclass(kind):
+        return _read_fields(typing.cast(type, kind), _expect(Mapping, value))
+    if issubclass(kind, Enum):
+        return kind(value)
+    if kind is float:
+        return float(_expect((int, float), value))
+    return _expect(kind, value)
+
+
+def _read_fields(cls: type, value: Mapping[str, Any]) -> Any:
+    found = {}
+    for name, (kind, required) in _field_types(cls).items():
+        if name in value:
+            found[name] = _read(kind, value[name])
+        elif required:
+            raise ValueError(f"{name} is missing")
+    return cls(**found)
+
+
+def _expect(kind: Any, value: Any) -> Any:
+    # bool is an int in Python, but not in a record.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{value!r} is not of the expected type")
+    return value

@@ -35,7 +35,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Event:
-    """A change: ``record`` is what was written, or, when ``deleted``, what was there last."""
+    """A change: ``record`` is what was written, or, when ``deleted``, what was there last.
+
+    ``record.revision`` is that of the change, also for a deletion: watching goes on from there.
+    """
 
     record: Record
     deleted: bool
@@ -79,7 +82,8 @@ class Store(Protocol):
         """Changes behind that revision, in order, none twice and none left out.
 
         Ends after ``timeout`` seconds without an event (None: never). Raises RevisionExpired when
-        the changes since then are no longer known.
+        the changes since then are no longer known, or the store has never come that far: both
+        when it is first advanced and when a slow reader has fallen behind.
         """
         ...
 
