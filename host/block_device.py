@@ -1,0 +1,145 @@
+"""Reading, wiping and copying whole block devices. Offsets and lengths are bytes.
+
+All I/O is direct: a copy of a large volume through the page cache would push out what the node's
+pods have there. Source of the ioctls: linux/fs.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from host.errors import DeviceFailed, HostError, InUse, Missing
+
+_BLKGETSIZE64 = 0x80081272
+_BLKZEROOUT = 0x127F
+_STEP = 64 << 20  # one ioctl must not run for minutes: it cannot be interrupted
+_BLOCK = 1 << 20
+_GRAIN = 64 << 10  # the smallest chunk of a thin pool: what is zero in the source is not allocated
+_ZEROS = bytes(_GRAIN)
+_EDGE = 4 << 20  # more than any superblock, partition table or RAID signature lies from either end
+
+# Told how many bytes are done, in rising order; may raise to give up.
+Progress = Callable[[int], None]
+
+
+def size_of(path: str) -> int:
+    """Size in bytes. Raises Missing, DeviceFailed."""
+    with _opened(path, os.O_RDONLY) as fd:
+        answer = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("Q", answer)[0])
+
+
+def zero_edges(path: str) -> None:
+    """Zero the first and last 4 MiB, where all signatures are. Raises Missing, DeviceFailed."""
+    size = size_of(path)
+    with _opened(path, os.O_WRONLY | os.O_DIRECT) as fd:
+        for start in sorted({0, max(size - _EDGE, 0)}):
+            _zero(fd, start, min(_EDGE, size - start))
+        os.fsync(fd)
+
+
+def zero_all(path: str, progress: Progress) -> None:
+    """Zero the whole device: afterwards it reads as zeros. Raises Missing, DeviceFailed."""
+    size = size_of(path)
+    with _opened(path, os.O_WRONLY | os.O_DIRECT) as fd:
+        for start in range(0, size, _STEP):
+            _zero(fd, start, min(_STEP, size - start))
+            progress(min(start + _STEP, size))
+        os.fsync(fd)
+
+
+def copy(source: str, target: str, progress: Progress, *, skip_zeros: bool) -> None:
+    """Copy all of the source to the beginning of the target and flush it.
+
+    With ``skip_zeros`` what is zero is not written: for a target that reads as zeros, and should
+    stay unallocated there. Raises Missing, DeviceFailed; HostError when the target is smaller.
+    """
+    size = size_of(source)
+    if size_of(target) < size:
+        raise HostError(f"{target} is smaller than {source}, which is to be copied to it")
+    buffer = mmap.mmap(-1, _BLOCK)
+    with (
+        _opened(source, os.O_RDONLY | os.O_DIRECT) as reader,
+        _opened(target, os.O_WRONLY | os.O_DIRECT) as writer,
+        memoryview(buffer) as view,
+    ):
+        for start in range(0, size, _BLOCK):
+            length = min(_BLOCK, size - start)
+            _read_all(reader, view[:length], start)
+            for begin, end in _runs(view[:length], skip_zeros):
+                _write_all(writer, view[begin:end], start + begin)
+            progress(start + length)
+        os.fsync(writer)
+
+
+def probe_read(path: str) -> None:
+    """Read the first block past the cache, to see whether the device answers at all.
+
+    Raises Missing, DeviceFailed. Does not return while the device hangs.
+    """
+    with mmap.mmap(-1, 4096) as buffer, _opened(path, os.O_RDONLY | os.O_DIRECT) as fd:
+        if os.preadv(fd, [buffer], 0) == 0:
+            raise DeviceFailed(f"{path} has no data: the device under it is gone")
+
+
+def _runs(view: memoryview, skip_zeros: bool) -> Iterator[tuple[int, int]]:
+    """The parts to write, as (begin, end)."""
+    if not skip_zeros:
+        yield 0, len(view)
+        return
+    begin: int | None = None
+    for start in range(0, len(view), _GRAIN):
+        part = bytes(view[start : start + _GRAIN])
+        if part == _ZEROS[: len(part)]:
+            if begin is not None:
+                yield begin, start
+                begin = None
+        elif begin is None:
+            begin = start
+    if begin is not None:
+        yield begin, len(view)
+
+
+def _read_all(fd: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            raise DeviceFailed("the source of a copy ended early")
+        done += count
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def _zero(fd: int, start: int, length: int) -> None:
+    # The kernel writes zeros itself where the device cannot promise that it does (BLKZEROOUT).
+    fcntl.ioctl(fd, _BLKZEROOUT, struct.pack("QQ", start, length))
+
+
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    """The file descriptor of a device; OSError inside becomes an error of ``host/errors.py``."""
+    fd = -1
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        yield fd
+    except OSError as error:
+        text = f"{path}: {error.strerror}"
+        if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
+            raise Missing(text) from error
+        if error.errno == errno.EBUSY:
+            raise InUse(text) from error
+        raise DeviceFailed(text) from error
+    finally:
+        if fd >= 0:
+            os.close(fd)
