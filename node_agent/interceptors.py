@@ -5,20 +5,21 @@ checks the request, runs the service, and turns what it raises into a code and a
 of ``status_codes.py``. What nobody raised on purpose is logged with its traceback, and the caller
 only learns under which id to look for it.
 
-The client's interceptor passes the id of the request on, gives every call a deadline, and raises
-the domain error that the answer stands for. One id thus runs from the CSI call over the agent to
+The client's channel passes the id of the request on, gives every call a deadline, and raises the
+domain error that the answer stands for. One id thus runs from the CSI call over the agent to
 the command.
 """
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -264,59 +265,67 @@ def _bounded(text: str) -> str:
     return f"{text[:_MAX_ERROR_CHARACTERS]}… ({len(text)} characters)"
 
 
-class _CallDetails(NamedTuple):
-    method: str
-    timeout: float | None
-    metadata: Sequence[tuple[str, str | bytes]]
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
+class ObservedChannel:
+    """A channel for the generated stubs whose calls return their answer or raise a ClusterError.
 
+    It stands in for ``grpc.intercept_channel``, which asks the channel for a handle at each call
+    and with that crashes the process (grpcio 1.85) when the channel was closed in between.
+    Only calls without streams: the agent has no others.
+    """
 
-class ClientInterceptor(grpc.UnaryUnaryClientInterceptor):
-    """The interceptor of our clients: a call either returns its answer or raises a ClusterError."""
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        peer: str,
+        *,
+        deadline: float,
+        observe: Observe = _observe_nothing,
+    ) -> None:
+        """``peer`` is what error texts call the other side.
 
-    def __init__(self, peer: str, *, deadline: float, observe: Observe = _observe_nothing) -> None:
-        """``peer`` is what error texts call the other side; ``deadline`` is in seconds."""
+        ``deadline``, in seconds, is for the calls that are made without a timeout.
+        """
+        self._channel = channel
         self._peer = peer
         self._deadline = deadline
         self._observe = observe
 
-    def intercept_unary_unary(
-        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any
+    def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        """What a stub asks for each method; named and called as that of ``grpc.Channel``."""
+        call = self._channel.unary_unary(method, *arguments, **options)
+        return functools.partial(self._call, method.removeprefix("/"), call)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(
+        self, method: str, call: Callable[..., Any], request: Any, timeout: float | None = None
     ) -> Any:
         """Raises the errors of ``cluster/errors.py``; Unavailable when there was no answer."""
-        details = client_call_details
-        metadata = [*(details.metadata or ())]
-        metadata.append((_METADATA_KEY, current_request_id() or new_request_id()))
         started = time.monotonic()
-        outcome = continuation(
-            _CallDetails(
-                details.method,
-                self._deadline if details.timeout is None else details.timeout,
-                metadata,
-                details.credentials,
-                details.wait_for_ready,
-                details.compression,
-            ),
-            request,
-        )
-        error = outcome.exception()
-        seconds = time.monotonic() - started
-        method = str(details.method).removeprefix("/")
-        code = grpc.StatusCode.OK if error is None else _code_from(error)
-        self._observe(method, code.name, seconds)
-        fields = {"call": method, "peer": self._peer, "code": code.name, "seconds": seconds}
-        _LOGGER.debug("%s answered %s", self._peer, code.name, extra=fields)
-        if error is None:
-            return outcome
-        if not isinstance(error, grpc.RpcError):  # the channel is closed, or was never usable
+        code = grpc.StatusCode.OK
+        try:
+            return call(
+                request,
+                timeout=self._deadline if timeout is None else timeout,
+                metadata=[(_METADATA_KEY, current_request_id() or new_request_id())],
+            )
+        except grpc.RpcError as error:
+            # What a call raises is also a grpc.Call, which its declared type does not say.
+            answer = cast(grpc.Call, error)
+            code = answer.code()
+            raise error_of(code, f"{self._peer}: {answer.details()}") from error
+        except ValueError as error:  # the channel was closed
+            code = grpc.StatusCode.CANCELLED
             raise Unavailable(f"{self._peer}: {error}") from error
-        raise error_of(code, f"{self._peer}: {outcome.details()}") from error
-
-
-def _code_from(error: BaseException) -> grpc.StatusCode:
-    if isinstance(error, grpc.RpcError):
-        # What a call raises is also a grpc.Call, which its declared type does not say.
-        return cast(grpc.Call, error).code()
-    return grpc.StatusCode.UNAVAILABLE
+        finally:
+            seconds = time.monotonic() - started
+            self._observe(method, code.name, seconds)
+            fields = {
+                "call": method,
+                "peer": self._peer,
+                "code": code.name,
+                "seconds": round(seconds, 6),
+            }
+            name = method.rpartition("/")[2]
+            _LOGGER.debug("%s called: %s", name, code.name, extra=fields)
