@@ -100,9 +100,8 @@ def tell(story: Story, cluster: Deployment) -> None:
         before = free_mib(cluster, f"{PODS}/app")
         controller.expand(data.volume_id, 3 * GIB)
         cluster.node("n1").expand(data.volume_id, f"{PODS}/app", 3 * GIB, staging=staging("app"))
-        say(
-            f"free in the file system: {before} MiB before, {free_mib(cluster, f'{PODS}/app')} after"
-        )
+        after = free_mib(cluster, f"{PODS}/app")
+        say(f"free in the file system: {before} MiB before, {after} MiB after")
     with story.step("xlss status"):
         console.print(cluster.xlss("status", "--socket", str(cluster.socket)))
     with story.step("Kill n1 without warning, start it again, mount again") as say:
