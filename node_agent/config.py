@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.model import TOPOLOGY_NODE_KEY
 from node_agent.toml_table import (
     ConfigError,
     Table,
@@ -25,8 +26,6 @@ from node_agent.toml_table import (
     as_text,
     read_file,
 )
-
-NODE_KEY = "csi.xlss.io/node"
 
 _SHARE = re.compile(r"([1-9]\d?|100)%")
 # RFC 1123 subdomain: node names, and pool names, which end up in StorageClass parameters.
@@ -81,13 +80,14 @@ class NodeConfig:
     lvm_directory: Path = Path("/var/lib/xlss/lvm")  # private LVM configuration, archives, backups
     cgroup_root: Path = Path("/sys/fs/cgroup")
     max_volumes: int = 0  # 0 = no limit
+    advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
     watch_seconds: float = 10.0  # between two looks at the pools
     log_level: str = "info"
 
     @property
     def segments(self) -> dict[str, str]:
         """The topology of the node, its own key included."""
-        return {**self.topology, NODE_KEY: self.name}
+        return {**self.topology, TOPOLOGY_NODE_KEY: self.name}
 
     def pool(self, name: str) -> PoolConfig | None:
         return next((pool for pool in self.pools if pool.name == name), None)
@@ -112,6 +112,7 @@ def _node(table: Table) -> NodeConfig:
         lvm_directory=table.take("lvm_directory", as_path, default.lvm_directory),
         cgroup_root=table.take("cgroup_root", as_path, default.cgroup_root),
         max_volumes=table.take("max_volumes", as_count, default.max_volumes),
+        advertise_health=table.take("advertise_health", _flag, default.advertise_health),
         watch_seconds=table.take("watch_seconds", as_seconds, default.watch_seconds),
         log_level=table.take("log_level", as_log_level, default.log_level),
     )
@@ -158,7 +159,7 @@ def _topology(table: Table) -> Mapping[str, str]:
     for key, value in segments.items():
         if not _SEGMENT_KEY.fullmatch(key):
             raise ConfigError(f"topology.{key}: a key is <prefix>/<name>: csi.xlss.io/zone")
-        if key == NODE_KEY:
+        if key == TOPOLOGY_NODE_KEY:
             raise ConfigError(f"topology.{key} is the node's name and set by itself")
         if not isinstance(value, str) or not _SEGMENT_VALUE.fullmatch(value):
             raise ConfigError(
@@ -200,6 +201,12 @@ def _listen(value: Any) -> str:
 def _size_or_share(value: Any) -> Size:
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
     return Size(percent=int(match[1])) if match else Size(size_bytes=as_size(value))
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
 
 
 def _chunk(value: Any) -> int:
