@@ -84,6 +84,8 @@ class Deployment:
         self._pools = tuple(pools)
         self._topology = topology or {}
         self._agent_settings = agent or {}
+        # How `xlss` is started: tests put a program that injects faults in front.
+        self.controller_entry = self.agent_entry = _XLSS
         self.folder.mkdir(parents=True)
         self.store.parent.mkdir()
         self.xlss("certs", "init", "--directory", str(self.tls))
@@ -105,7 +107,7 @@ class Deployment:
 
     def spawn_controller(self) -> None:
         log = self.controller_log.open("ab")
-        argv = [*_XLSS, "controller", "--config", str(self.config)]
+        argv = [*self.controller_entry, "controller", "--config", str(self.config)]
         self._controller = start_process(
             argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
@@ -126,8 +128,11 @@ class Deployment:
         self._controller = None
         return code
 
+    def controller_ended(self) -> bool:
+        return self._controller is None or self._controller.poll() is not None
+
     def spawn_agent(self, name: str) -> None:
-        argv = [*_XLSS, "node", "--config", str(self._node_config(name))]
+        argv = [*self.agent_entry, "node", "--config", str(self._node_config(name))]
         log = f"/run/xlss-{len(self._agents)}.log"
         self._agents[name] = self.nodes[name].spawn(argv, log=log)
 

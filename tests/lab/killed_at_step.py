@@ -1,0 +1,113 @@
+"""Run an XLSS process that is killed, with SIGKILL, right before or right after its n-th step.
+
+    python -m tests.lab.killed_at_step FOLDER node|controller --config FILE
+
+A step is whatever changes something outside the process: an external command, an LVM command, a
+device-mapper ioctl, a mount, a write to the store, a call to an agent. Nothing of it is listed by
+operation: the functions through which everything goes are wrapped, and what passes is counted.
+
+``FOLDER/arm`` holds "N before", "N after" or "0 trace"; it is taken when ``FOLDER/go`` appears,
+and from then on steps are counted and written to ``FOLDER/steps``. Reads of LVM count too: a
+crash after one is as good as a crash before the next.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# (module, class or "", function): all ways out of each process. Missing ones are an error, so that
+# a renamed function cannot silently escape the test.
+NODE_STEPS = (
+    ("host.command", "Runner", "run"),
+    ("host.lvm.shell", "ShellExecutor", "execute"),
+    ("host.device_mapper", "", "_ioctl"),
+    ("host.mount", "", "_syscall"),
+    ("host.block_device", "", "zero_range"),
+)
+CONTROLLER_STEPS = (
+    ("cluster.sqlite_store", "SqliteStore", "create"),
+    ("cluster.sqlite_store", "SqliteStore", "update"),
+    ("cluster.sqlite_store", "SqliteStore", "delete"),
+    ("node_agent.client", "AgentClient", "create_volume"),
+    ("node_agent.client", "AgentClient", "delete_volume"),
+    ("node_agent.client", "AgentClient", "expand_volume"),
+    ("node_agent.client", "AgentClient", "set_limits"),
+    ("node_agent.client", "AgentClient", "suspend_volumes"),
+    ("node_agent.client", "AgentClient", "resume_volumes"),
+    ("node_agent.client", "AgentClient", "create_snapshots"),
+    ("node_agent.client", "AgentClient", "delete_snapshots"),
+)
+
+
+class Steps:
+    """Counts the steps of the process and ends it at the chosen one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._inside = threading.local()
+        self._count = 0
+        self._at, self._when = 0, ""
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def step(*arguments: Any, **options: Any) -> Any:
+            # A step inside a step (LVM falling back to a command) is one step.
+            if getattr(self._inside, "step", False) or not self._armed():
+                return function(*arguments, **options)
+            with self._lock:
+                self._count += 1
+                number = self._count
+                with (self._folder / "steps").open("a") as log:
+                    log.write(f"{number} {name} {_words(arguments)}\n")
+            self._kill_if(number, "before")
+            self._inside.step = True
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._inside.step = False
+                self._kill_if(number, "after")
+
+        return step
+
+    def _armed(self) -> bool:
+        if not self._when and (self._folder / "go").exists():
+            at, self._when = (self._folder / "arm").read_text().split()
+            self._at = int(at)
+        return bool(self._when)
+
+    def _kill_if(self, number: int, when: str) -> None:
+        if number == self._at and when == self._when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _words(arguments: tuple[Any, ...]) -> str:
+    return " ".join(
+        " ".join(map(str, argument)) if isinstance(argument, (list, tuple)) else str(argument)
+        for argument in arguments[:3]
+        if isinstance(argument, (str, int, list, tuple))
+    )[:200]
+
+
+def main() -> None:
+    folder, process = Path(sys.argv[1]), sys.argv[2]
+    steps = Steps(folder)
+    for module_name, class_name, function in NODE_STEPS if process == "node" else CONTROLLER_STEPS:
+        module = importlib.import_module(module_name)
+        owner = getattr(module, class_name) if class_name else module
+        name = f"{class_name or module_name}.{function}"
+        setattr(owner, function, steps.wrap(name, getattr(owner, function)))
+    sys.argv = ["xlss", *sys.argv[2:]]
+    importlib.import_module("cli.main").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""Whatever step a process dies at, the repeated call leaves what an uninterrupted one leaves.
+
+The steps are not listed here: an uninterrupted run finds them (see ``killed_at_step.py``), then
+the process is killed right before and right after each of them, started again, and the call is
+repeated, as the sidecars and kubelet do. What the node and the store hold then is compared with
+what the uninterrupted run left: logical volumes and their tags, device-mapper devices, mounts,
+records.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from csi.rpc import csi_pb2 as pb
+from lab.csi_client import ControllerClient, NodeClient, block, mount
+from lab.deployment import Deployment, Pool
+from lab.lab import Lab
+from lab.node import Node
+from lab.paths import PYTHON
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+STAGING, TARGET = "/var/lib/kubelet/staging/v", "/var/lib/kubelet/pods/p/v"
+NODE = "n1"
+AGAIN_SECONDS = 60.0
+
+
+@dataclass
+class Scene:
+    """One cluster of one node, in which one process may be killed at a chosen step."""
+
+    cluster: Deployment
+    victim: str  # "node" or "controller"
+    folder: Path  # where the victim counts its steps: in the node, or on the host
+    names: Iterator[int]
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def controller(self) -> ControllerClient:
+        return self.cluster.controller()
+
+    @property
+    def kubelet(self) -> NodeClient:
+        return self.cluster.node(NODE)
+
+    @property
+    def node(self) -> Node:
+        return self.cluster.nodes[NODE]
+
+    # The victim
+
+    def _shell(self, script: str) -> str:
+        if self.victim == "node":
+            return self.node.sh(script).text
+        argv = ["bash", "-euc", script]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    def arm(self, step: int, when: str) -> None:
+        self._shell(
+            f"mkdir -p {self.folder}; cd {self.folder}; rm -f steps; echo {step} {when} >arm;"
+            " touch go"
+        )
+
+    def disarm(self) -> list[str]:
+        text = self._shell(f"cd {self.folder}; rm -f go; cat steps 2>/dev/null || true")
+        return text.splitlines()
+
+    def restart_victim(self) -> None:
+        if self.victim == "node":
+            self.cluster.start_agent(NODE)
+        else:
+            self.cluster.start_controller()
+
+    def victim_ended(self) -> bool:
+        if self.victim == "node":
+            return not self.cluster.agent(NODE).alive
+        return self.cluster.controller_ended()
+
+    # What is there
+
+    def picture(self) -> dict[str, Any]:
+        """Everything that a crash could leave behind, with identifiers made comparable."""
+        script = (
+            "lvs --noheadings --separator '|' -o lv_name,segtype,lv_size,lv_tags vg0; echo ---;"
+            "dmsetup info -c --noheadings --separator '|' -o name,suspended; echo ---;"
+            "grep /var/lib/kubelet/ /proc/self/mountinfo || true; echo ---;"
+            "find /var/lib/kubelet -mindepth 2 | sort"
+        )
+        volumes, devices, mounts, paths = self.node.sh(script).text.split("---")
+        records = [
+            f"{len(entry.status.published_node_ids)} published {entry.volume.capacity_bytes}"
+            for entry in self.controller.volumes()
+        ]
+        return {
+            "logical volumes": Counter(_comparable(line) for line in volumes.split("\n") if line),
+            "devices": Counter(_comparable(line) for line in devices.split("\n") if line),
+            "mounts": Counter(
+                " ".join(_comparable(line).split()[3:6]) for line in mounts.split("\n") if line
+            ),
+            "paths": sorted(paths.split()),
+            "volumes": Counter(records),
+            "snapshots": len(self.controller.snapshots()),
+        }
+
+
+def _comparable(line: str) -> str:
+    line = re.sub(r"xlss\.record\.[^,|]*,?", "", line)
+    line = re.sub(r"\b([vsg])[0-9a-f]{28}\b", r"<\1>", line)
+    line = re.sub(r"253:\d+", "253:N", line)
+    return line.strip().rstrip(",")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`act` is the call that is interrupted; `before` and `after` are not."""
+
+    act: Callable[[Scene], None]
+    before: tuple[Callable[[Scene], None], ...] = ()
+    after: tuple[Callable[[Scene], None], ...] = ()
+    check: Callable[[Scene], None] = lambda scene: None
+
+
+def _create(key: str = "volume", **options: Any) -> Callable[[Scene], None]:
+    def create(scene: Scene) -> None:
+        name = scene.made.setdefault(f"{key} name", f"{key}-{next(scene.names)}")
+        sources = {kind: scene.made[source] for kind, source in options.items() if kind in _SOURCES}
+        settings = {kind: value for kind, value in options.items() if kind not in _SOURCES}
+        scene.made[key] = scene.controller.create(
+            name, SIZE, **settings, **{kind: _id(made) for kind, made in sources.items()}
+        )
+
+    return create
+
+
+_SOURCES = ("snapshot", "clone")
+
+
+def _id(made: Any) -> str:
+    return str(getattr(made, "snapshot_id", None) or made.volume_id)
+
+
+def _delete(key: str = "volume") -> Callable[[Scene], None]:
+    return lambda scene: scene.controller.delete(scene.made[key].volume_id)
+
+
+def _publish(scene: Scene) -> None:
+    scene.controller.publish(scene.made["volume"].volume_id, NODE, scene.made.get("capability"))
+
+
+def _unpublish(scene: Scene) -> None:
+    scene.controller.unpublish(scene.made["volume"].volume_id, NODE)
+
+
+def _stage(scene: Scene) -> None:
+    scene.kubelet.stage(scene.made["volume"], STAGING, scene.made.get("capability"))
+
+
+def _unstage(scene: Scene) -> None:
+    scene.kubelet.unstage(scene.made["volume"].volume_id, STAGING)
+
+
+def _node_publish(scene: Scene) -> None:
+    scene.kubelet.publish(scene.made["volume"], STAGING, TARGET, scene.made.get("capability"))
+
+
+def _node_unpublish(scene: Scene) -> None:
+    scene.kubelet.unpublish(scene.made["volume"].volume_id, TARGET)
+
+
+def _snapshot(scene: Scene) -> None:
+    name = scene.made.setdefault("snapshot name", f"snapshot-{next(scene.names)}")
+    scene.made["snapshot"] = scene.controller.snapshot(scene.made["volume"].volume_id, name)
+
+
+def _delete_snapshot(scene: Scene) -> None:
+    scene.controller.delete_snapshot(scene.made["snapshot"].snapshot_id)
+
+
+def _expand(scene: Scene) -> None:
+    scene.controller.expand(scene.made["volume"].volume_id, 2 * SIZE)
+
+
+def _node_expand(scene: Scene) -> None:
+    volume_id = scene.made["volume"].volume_id
+    scene.kubelet.expand(volume_id, TARGET, 2 * SIZE, staging=STAGING)
+
+
+def _write(scene: Scene) -> None:
+    scene.node.sh(f"seq 100000 >{TARGET}/numbers; sync -f {TARGET}/numbers")
+
+
+def _numbers_are_there(scene: Scene) -> None:
+    assert scene.node.sh(f"seq 100000 | cmp - {TARGET}/numbers && echo same").text == "same"
+
+
+def _holds_the_numbers(key: str) -> Callable[[Scene], None]:
+    def check(scene: Scene) -> None:
+        volume: pb.Volume = scene.made[key]
+        path = f"{STAGING}-{key}"
+        scene.controller.publish(volume.volume_id, NODE)
+        scene.kubelet.stage(volume, path)
+        text = scene.node.sh(f"seq 100000 | cmp - {path}/numbers && echo same").text
+        scene.kubelet.unstage(volume.volume_id, path)
+        scene.controller.unpublish(volume.volume_id, NODE)
+        assert text == "same"
+
+    return check
+
+
+def _modify(scene: Scene) -> None:
+    scene.controller.modify(scene.made["volume"].volume_id, readIops="500")
+
+
+def _use_block(scene: Scene) -> None:
+    scene.made["capability"] = block()
+
+
+_SERVED = (_publish, _stage, _node_publish)
+_RELEASED = (_node_unpublish, _unstage, _unpublish)
+_THICK = {"parameters": {"provision": "thick"}}
+
+OPERATIONS = {
+    "create thin": Operation(_create(), after=(_delete(),)),
+    "create thick": Operation(_create(**_THICK), after=(_delete(),)),
+    "create thick block": Operation(_create(**_THICK, capability=block()), after=(_delete(),)),
+    "delete thin": Operation(_delete(), before=(_create(),)),
+    "delete thick": Operation(_delete(), before=(_create(**_THICK),)),
+    "publish": Operation(_publish, before=(_create(),), after=(_unpublish, _delete())),
+    "unpublish": Operation(_unpublish, before=(_create(), _publish), after=(_delete(),)),
+    "modify": Operation(_modify, before=(_create(),), after=(_delete(),)),
+    "stage ext4": Operation(
+        _stage, before=(_create(), _publish), after=(_unstage, _unpublish, _delete())
+    ),
+    "stage thick xfs": Operation(
+        _stage,
+        before=(
+            lambda scene: scene.made.update(capability=mount("xfs")),
+            lambda scene: scene.made.update(
+                volume=scene.controller.create(
+                    f"xfs-{next(scene.names)}", 320 * MIB, capability=mount("xfs"), **_THICK
+                )
+            ),
+            _publish,
+        ),
+        after=(_unstage, _unpublish, _delete()),
+    ),
+    "stage block": Operation(
+        _stage,
+        before=(_use_block, _create(capability=block()), _publish),
+        after=(_unstage, _unpublish, _delete()),
+    ),
+    "unstage": Operation(
+        _unstage, before=(_create(), _publish, _stage), after=(_unpublish, _delete())
+    ),
+    "node publish": Operation(
+        _node_publish, before=(_create(), _publish, _stage), after=(*_RELEASED, _delete())
+    ),
+    "node unpublish": Operation(
+        _node_unpublish,
+        before=(_create(), *_SERVED),
+        after=(_unstage, _unpublish, _delete()),
+    ),
+    "expand mounted": Operation(
+        _expand,
+        before=(_create(), *_SERVED, _write),
+        check=_numbers_are_there,
+        after=(*_RELEASED, _delete()),
+    ),
+    "node expand": Operation(
+        _node_expand,
+        before=(_create(), *_SERVED, _write, _expand),
+        check=_numbers_are_there,
+        after=(*_RELEASED, _delete()),
+    ),
+    "snapshot mounted thin": Operation(
+        _snapshot,
+        before=(_create(), *_SERVED, _write),
+        check=_numbers_are_there,
+        after=(_delete_snapshot, *_RELEASED, _delete()),
+    ),
+    "snapshot mounted thick": Operation(
+        _snapshot,
+        before=(_create(**_THICK), *_SERVED, _write),
+        check=_numbers_are_there,
+        after=(_delete_snapshot, *_RELEASED, _delete()),
+    ),
+    "delete snapshot": Operation(
+        _delete_snapshot, before=(_create(), _snapshot), after=(_delete(),)
+    ),
+    "restore thin": Operation(
+        _create("copy", snapshot="snapshot"),
+        before=(_create(), *_SERVED, _write, _snapshot),
+        check=_holds_the_numbers("copy"),
+        after=(_delete("copy"), _delete_snapshot, *_RELEASED, _delete()),
+    ),
+    "clone mounted thick": Operation(
+        _create("copy", clone="volume", **_THICK),
+        before=(_create(**_THICK), *_SERVED, _write),
+        check=_holds_the_numbers("copy"),
+        after=(_delete("copy"), *_RELEASED, _delete()),
+    ),
+}
+
+
+def _again(call: Callable[[], None]) -> None:
+    """Repeat a call, as sidecars and kubelet do, while it asks for it."""
+    deadline = time.monotonic() + AGAIN_SECONDS
+    while True:
+        try:
+            call()
+            return
+        except grpc.RpcError as error:
+            code = error.code()  # type: ignore[attr-defined]
+            if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any, list[str]]:
+    """One whole life: what there was after the call, and the steps that were passed."""
+    scene.made.clear()
+    for action in operation.before:
+        _again(lambda action=action: action(scene))  # type: ignore[misc]
+    scene.arm(step, when)
+    try:
+        operation.act(scene)
+    except grpc.RpcError as error:
+        code = error.code()  # type: ignore[attr-defined]
+        assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED), error
+    steps = scene.disarm()
+    if step:
+        # The last step's "after" may come when the call has been answered already.
+        deadline = time.monotonic() + 10
+        while not scene.victim_ended() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert scene.victim_ended(), f"step {step} {when} was not reached: {steps}"
+        scene.restart_victim()
+    _again(lambda: operation.act(scene))
+    operation.check(scene)
+    picture = scene.picture()
+    for action in operation.after:
+        _again(lambda action=action: action(scene))  # type: ignore[misc]
+    return picture, steps
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(victim, marks=pytest.mark.xdist_group(f"crash-{victim}"))
+        for victim in ("node", "controller")
+    ],
+)
+def scene(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Scene]:
+    victim = request.param
+    node = lab.add_node(NODE, disks=(4 << 30,))
+    cluster = Deployment(lab, [node], pools=(Pool(),), name=f"crash-{victim}")
+    folder = Path("/run/steps") if victim == "node" else lab.folder / "steps"
+    entry = [str(PYTHON), "-m", "tests.lab.killed_at_step", str(folder)]
+    if victim == "node":
+        cluster.agent_entry = entry
+    else:
+        cluster.controller_entry = entry
+    cluster.start()
+    yield Scene(cluster, victim, folder, iter(range(1, 1 << 30)))
+    cluster.close()
+    lab.remove_node(node)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_repeated_call_leaves_what_an_uninterrupted_one_leaves(scene: Scene, name: str) -> None:
+    operation = OPERATIONS[name]
+    empty = scene.picture()
+    expected, steps = _run(scene, operation, 0, "trace")
+    assert scene.picture() == empty
+    if not steps:
+        pytest.skip(f"{name} takes no step in the {scene.victim}")
+    for step in range(1, len(steps) + 1):
+        for when in ("before", "after"):
+            told = f"killed {when} step {step}: {steps[step - 1]}"
+            found, _ = _run(scene, operation, step, when)
+            assert found == expected, told
+            assert scene.picture() == empty, f"left after {told}"
