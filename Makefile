@@ -12,7 +12,7 @@ export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 
 BIN := .venv/bin
 PACKAGES := cli csi node_agent host cluster
-SOURCES := $(PACKAGES) lab benchmarks scripts tests
+SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
 # Lab nodes are processes with their own memory: two at work suit two cores and 8 GiB.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
@@ -40,10 +40,10 @@ lab: ## Only the tests in lab nodes, without csi-sanity (TESTS="-k name" selects
 	@scripts/setup.sh base
 	@$(PYTEST) $(PARALLEL) tests/lab --ignore tests/lab/test_sanity.py $(TESTS)
 
-sanity: ## csi-sanity against the real driver in a lab node
+sanity: ## csi-sanity against the real driver in lab nodes (VARIANTS="thin-mount …")
 	@scripts/setup.sh base
 	@scripts/setup.sh sanity
-	@$(PYTEST) $(PARALLEL) tests/lab/test_sanity.py $(TESTS)
+	@$(BIN)/python -m sanity $(VARIANTS)
 
 bench: ## Speed, memory and start-up time as a table and as JSON in benchmarks/results
 	@scripts/setup.sh base

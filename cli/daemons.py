@@ -1,0 +1,82 @@
+"""``xlss controller`` and ``xlss node``: the two processes that serve."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.errors import ClusterError
+from host.errors import HostError
+from node_agent.logs import LogFormat, set_up_logging
+from node_agent.toml_table import ConfigError
+
+_log = logging.getLogger(__name__)
+# sysexits.h: what a supervisor may take as "starting again will not help".
+EXIT_CONFIG = 78
+
+
+def run_daemon(name: str, arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code; failures are logged, not raised."""
+    options = _parser(name).parse_args(arguments)
+    try:
+        return _controller(options) if name == "controller" else _node(options)
+    except ConfigError as error:
+        print(f"xlss {name}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except (ClusterError, HostError, OSError) as error:
+        _log.error("%s", error)
+        return 1
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    what = "the controller" if name == "controller" else "the agent of this storage node"
+    parser = argparse.ArgumentParser(
+        prog=f"xlss {name}", description=f"Run {what} until SIGTERM.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(f"/etc/xlss/{name}.toml"),
+        metavar="FILE",
+        help="configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=[str(choice) for choice in LogFormat],
+        default=str(LogFormat.JSON),
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        help="default: log_level of the configuration",
+    )
+    return parser
+
+
+def _controller(options: argparse.Namespace) -> int:
+    from csi.controller.config import load_controller_config
+    from csi.controller.main import run_controller
+
+    config = load_controller_config(options.config)
+    _logging(options, config.log_level)
+    return run_controller(config)
+
+
+def _node(options: argparse.Namespace) -> int:
+    from csi.node.main import run_node
+    from node_agent.config import load_node_config
+
+    config = load_node_config(options.config)
+    _logging(options, config.log_level)
+    return run_node(config)
+
+
+def _logging(options: argparse.Namespace, configured_level: str) -> None:
+    from node_agent.interceptors import current_request_id
+
+    level = options.log_level or configured_level
+    set_up_logging(LogFormat(options.log_format), level, current_request_id)

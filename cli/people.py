@@ -1,0 +1,61 @@
+"""People's commands: all that ``xlss`` does besides the two daemons."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from cli import certs, nodes, snapshots, status, volumes
+from cli.daemons import run_daemon
+from cluster.errors import ClusterError
+from host.errors import HostError
+from node_agent.certificates import CertificateError
+from node_agent.tls import TlsFilesError
+from node_agent.toml_table import ConfigError
+
+app = typer.Typer(
+    name="xlss",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LVM volumes for Kubernetes and CSI: state, certificates, recovery.",
+)
+app.command("status")(status.status)
+app.command("nodes")(nodes.nodes)
+app.command("volumes")(volumes.volumes)
+app.command("volume")(volumes.volume)
+app.command("snapshots")(snapshots.snapshots)
+app.add_typer(certs.app, name="certs")
+
+# cli/main.py starts the daemons without coming here; these entries are for the list of commands.
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@app.command("controller", context_settings=_PASS_ON, add_help_option=False)
+def _controller(context: typer.Context) -> None:
+    """Run the controller (started by a supervisor, not by hand)."""
+    raise typer.Exit(run_daemon("controller", context.args))
+
+
+@app.command("node", context_settings=_PASS_ON, add_help_option=False)
+def _node(context: typer.Context) -> None:
+    """Run the agent of a storage node (started by a supervisor, not by hand)."""
+    raise typer.Exit(run_daemon("node", context.args))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; it ends the process. What went wrong is one line on standard error."""
+    try:
+        app(args=list(arguments), prog_name="xlss")
+    except (
+        CertificateError,
+        ClusterError,
+        ConfigError,
+        HostError,
+        OSError,
+        TlsFilesError,
+    ) as error:
+        print(f"xlss: {error}", file=sys.stderr)
+    return 1

@@ -1,0 +1,43 @@
+"""``xlss snapshots``: all snapshots, or those of one volume."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from cli.admin_client import DEFAULT_SOCKET, connect
+from cli.options import SocketOption
+from cli.output import Output, OutputOption, print_json, print_table, size
+
+
+def snapshots(
+    socket: SocketOption = DEFAULT_SOCKET,
+    output: OutputOption = Output.TABLE,
+    volume: Annotated[str, typer.Option("--volume", help="Name or id of a volume.")] = "",
+) -> None:
+    """All snapshots, also those that are half-made or being deleted."""
+    with connect(socket) as client:
+        volume_id = client.volume(volume)[0].id if volume else ""
+        found = list(client.snapshots(volume_id))
+    if output is Output.JSON:
+        print_json(found)
+        return
+    print_table(
+        ["name", ">size", "phase", "node", "pool", "cut at", "group", "volume", "id"],
+        [
+            (
+                snapshot.name,
+                size(snapshot.size_bytes),
+                snapshot.phase,
+                " ".join(snapshot.nodes) or "-",
+                snapshot.spec.pool,
+                f"{datetime.fromtimestamp(snapshot.created_at, UTC):%Y-%m-%d %H:%M:%S}Z",
+                snapshot.group_id or "-",
+                snapshot.volume_id,
+                snapshot.id,
+            )
+            for snapshot in found
+        ],
+    )

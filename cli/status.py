@@ -1,0 +1,63 @@
+"""``xlss status``: is all well, and if not, what to do about it."""
+
+from __future__ import annotations
+
+import typer
+from rich.markup import escape
+
+from cli.admin_client import DEFAULT_SOCKET, Status, connect
+from cli.nodes import print_nodes, print_pools
+from cli.options import SocketOption
+from cli.output import Output, OutputOption, console, print_json, print_table
+
+_KINDS = {"volume": "volumes", "snapshot": "snapshots", "group": "group snapshots"}
+
+
+def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.TABLE) -> None:
+    """Nodes, pools, volumes, and what does not agree between the store and the nodes."""
+    with connect(socket) as client:
+        found = client.status()
+    if output is Output.JSON:
+        print_json(found)
+    else:
+        _print(found)
+    # For scripts: 2 says that a person should look.
+    if any(node.trouble for node in found.nodes) or _unmended(found):
+        raise typer.Exit(2)
+
+
+def _print(found: Status) -> None:
+    console.print(f"xlss {found.version}: {', '.join(_counts(found)) or 'no volumes'}\n")
+    print_nodes(found.nodes)
+    console.print()
+    print_pools(found.nodes)
+    console.print()
+    if found.compared_seconds_ago is None:
+        console.print("The store has not been compared with the nodes yet.")
+    elif not found.differences:
+        console.print(
+            f"Store and nodes agree (compared {found.compared_seconds_ago:.0f} s ago).",
+            highlight=False,
+        )
+    else:
+        print_table(
+            ["difference", "node", "object", "mended", "what it is"],
+            [
+                (one.kind, one.node, one.object, "yes" if one.mended else "no", one.text)
+                for one in found.differences
+            ],
+        )
+        if _unmended(found):
+            console.print(escape("\ndocs/operations.md says what to do about each kind."))
+
+
+def _counts(found: Status) -> list[str]:
+    return [
+        f"{count} {_KINDS.get(kind, kind)} {phase}"
+        for kind, phases in found.counts.items()
+        for phase, count in phases.items()
+    ]
+
+
+def _unmended(found: Status) -> bool:
+    return any(not one.mended for one in found.differences)
