@@ -112,6 +112,12 @@ class Deployment:
             argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
 
+    @property
+    def controller_pid(self) -> int:
+        if self._controller is None:
+            raise LabError("the controller does not run")
+        return self._controller.pid
+
     def wait_for_controller(self) -> None:
         self._until("controller", lambda: self.controller().probe(), self._controller_ended)
 

@@ -54,9 +54,10 @@ class Run:
 
 def find_binary() -> Path:
     """The csi-sanity that `scripts/setup.sh sanity` has built. Raises LabError."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     places = [
         os.environ.get("CSI_SANITY", ""),
-        str(Path.home() / ".cache" / "xlss" / f"csi-sanity-{VERSION}" / "csi-sanity"),
+        f"{cache}/xlss/csi-sanity-{VERSION}/csi-sanity",
         shutil.which("csi-sanity") or "",
         str(Path.home() / "go" / "bin" / "csi-sanity"),
     ]

@@ -1,0 +1,1 @@
+"""How fast and how large XLSS is: medians and ratios, all in one run in one lab node."""

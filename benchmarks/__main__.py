@@ -1,0 +1,138 @@
+"""Measure XLSS in one lab node: `python -m benchmarks [--quick] [--json PATH]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks import cost, creation, device_io, footprint
+from benchmarks.figures import Figure, Findings
+from benchmarks.site import Site, site
+from lab.errors import LabError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PARTS = ("creation", "rate", "io", "footprint", "cost")
+PROVISIONS = ("thick", "thin")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    rounds: int  # of create and delete, each way
+    rates: int  # of the 16 clients against one
+    io_rounds: int
+    io_seconds: float
+    starts: int
+    volumes: int  # that are there for the second half
+
+
+THOROUGH = Effort(rounds=15, rates=3, io_rounds=9, io_seconds=1.5, starts=5, volumes=creation.MANY)
+QUICK = Effort(rounds=3, rates=1, io_rounds=3, io_seconds=0.5, starts=1, volumes=20)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short look: few rounds")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--only", choices=PARTS, action="append", help="some parts; repeatable")
+    options = parser.parse_args(arguments)
+    effort = QUICK if options.quick else THOROUGH
+    console = Console()
+    try:
+        findings = _measure(effort, options.only or PARTS, console)
+    except LabError as error:
+        console.print(f"[red]{error}", highlight=False)
+        return 1
+    findings.show(console)
+    path = options.json or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(findings.to_json(quick=options.quick, measured_at=time.strftime("%FT%T%z")))
+    console.print(f"written to {path}")
+    missed = findings.missed
+    console.print(f"[red]{len(missed)} missed" if missed else "[green]all targets reached")
+    return 1 if missed and not options.quick else 0
+
+
+def _measure(effort: Effort, parts: Sequence[str], console: Console) -> Findings:
+    with site() as bench:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            return _Benchmarks(bench, effort, parts, progress).run()
+
+
+class _Benchmarks:
+    def __init__(
+        self, bench: Site, effort: Effort, parts: Sequence[str], progress: Progress
+    ) -> None:
+        self._site, self._effort, self._parts = bench, effort, parts
+        self._progress = progress
+        self._task = progress.add_task("")
+        self._few: dict[str, list[float]] = {}
+        self._findings = Findings()
+
+    def run(self) -> Findings:
+        self._site.create("the-first", creation.SIZE, "thin")
+        if "creation" in self._parts:
+            self._few_volumes()
+        if "rate" in self._parts:
+            self._rate()
+        if "io" in self._parts:
+            self._say("fio on the face and on the logical volume")
+            effort = self._effort
+            self._add(device_io.measure(self._site, effort.io_rounds, effort.io_seconds))
+        if "cost" in self._parts:
+            self._say("what a request costs")
+            self._findings.costs.extend(cost.measure(self._site))
+        if "creation" in self._parts or "footprint" in self._parts:
+            creation.populate(
+                self._site,
+                self._effort.volumes,
+                lambda done: self._say(f"making {self._effort.volumes} volumes: {done}"),
+            )
+        if "creation" in self._parts:
+            self._many_volumes()
+        if "footprint" in self._parts:
+            self._say("memory and start")
+            self._add(footprint.memory(self._site))
+            self._add(footprint.start_up(self._site, self._effort.starts))
+        return self._findings
+
+    def _few_volumes(self) -> None:
+        for provision in PROVISIONS:
+            self._say(f"create and delete, {provision}, one volume there")
+            ours, theirs = creation.against_hand(self._site, provision, self._effort.rounds)
+            self._few[provision] = ours
+            self._add([creation.few_figures(provision, ours, theirs)])
+
+    def _many_volumes(self) -> None:
+        for provision in PROVISIONS:
+            self._say(f"create and delete, {provision}, {self._effort.volumes} volumes there")
+            ours, theirs = creation.against_hand(self._site, provision, self._effort.rounds)
+            few = self._few[provision]
+            self._add(creation.many_figures(provision, few, ours, theirs))
+
+    def _rate(self) -> None:
+        one, many = [], []
+        for _ in range(self._effort.rates):
+            self._say(f"creations per second, 1 client and {creation.CLIENTS}")
+            one.append(creation.per_second(self._site, 1, creation.CLIENTS))
+            many.append(creation.per_second(self._site, creation.CLIENTS, 2 * creation.CLIENTS))
+        self._add([creation.rate_figures(one, many)])
+
+    def _say(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+    def _add(self, figures: Sequence[Figure]) -> None:
+        self._findings.figures.extend(figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

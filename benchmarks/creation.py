@@ -1,0 +1,116 @@
+"""CreateVolume and DeleteVolume through CSI against lvcreate and lvremove typed by hand."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.figures import Figure, at_least, at_most, interleave, milliseconds, ratio
+from benchmarks.site import GROUP, MIB, THIN_POOL, Site
+
+SIZE = 64 * MIB
+MANY = 300
+CLIENTS = 16
+_names = itertools.count()
+
+
+def through_csi(site: Site, provision: str) -> float:
+    """Seconds to create and delete one volume."""
+    name = f"bench-{next(_names)}"
+    begin = time.perf_counter()
+    volume_id = site.create(name, SIZE, provision)
+    site.controller.delete(volume_id)
+    return time.perf_counter() - begin
+
+
+def by_hand(site: Site, provision: str) -> float:
+    """Seconds for the two commands; the round trip to the node's shell is left out."""
+    create = {
+        "thick": f"lvcreate -L {SIZE}b -n byhand {GROUP}",
+        "thin": f"lvcreate -V {SIZE}b -T {GROUP}/{THIN_POOL} -n byhand",
+    }[provision]
+    return site.timed(f"{create} >/dev/null && lvremove -y {GROUP}/byhand")
+
+
+def against_hand(site: Site, provision: str, rounds: int) -> tuple[list[float], list[float]]:
+    """(ours, typed by hand), in turn."""
+    ours, theirs = interleave(
+        rounds,
+        lambda _: through_csi(site, provision),
+        lambda _: by_hand(site, provision),
+    )
+    return ours, theirs
+
+
+def populate(site: Site, count: int, step: Callable[[int], None]) -> None:
+    """Add volumes until there are `count`, thick and thin in turn."""
+    there = len(site.controller.volumes())
+    with ThreadPoolExecutor(4) as pool:
+        kinds = ("thick", "thin")
+        jobs = [
+            pool.submit(site.create, f"there-{number}", 4 * MIB, kinds[number % 2])
+            for number in range(there, count)
+        ]
+        for done, job in enumerate(jobs, 1):
+            job.result()
+            step(done)
+
+
+def per_second(site: Site, clients: int, volumes: int) -> float:
+    """Volumes created per second by so many clients at once; they are deleted afterwards."""
+    names = [f"rate-{next(_names)}" for _ in range(volumes)]
+    with ThreadPoolExecutor(clients) as pool:
+        begin = time.perf_counter()
+        created = list(pool.map(lambda name: site.create(name, 4 * MIB, "thin"), names))
+        seconds = time.perf_counter() - begin
+        list(pool.map(site.controller.delete, created))
+    return volumes / seconds
+
+
+def few_figures(provision: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+    return Figure(
+        f"create + delete, {provision}",
+        "CSI / by hand, 1 volume there",
+        ratio(ours, theirs),
+        "",
+        at_most(0.8),
+        f"{milliseconds(ours)} / {milliseconds(theirs)}",
+    )
+
+
+def many_figures(
+    provision: str, few: Sequence[float], many: Sequence[float], by_hand: Sequence[float]
+) -> list[Figure]:
+    group = f"create + delete, {provision}"
+    return [
+        Figure(
+            group,
+            f"CSI, {MANY} volumes there / 1 there",
+            ratio(many, few),
+            "",
+            at_most(1.5),
+            f"{milliseconds(many)} / {milliseconds(few)}",
+        ),
+        Figure(
+            group,
+            f"CSI / by hand, {MANY} volumes there",
+            ratio(many, by_hand),
+            "",
+            None,
+            f"{milliseconds(many)} / {milliseconds(by_hand)}",
+        ),
+    ]
+
+
+def rate_figures(one: Sequence[float], many: Sequence[float]) -> Figure:
+    return Figure(
+        "volumes created per second",
+        f"{CLIENTS} clients / 1 client",
+        ratio(many, one),
+        "",
+        at_least(1.0),
+        f"{statistics.median(many):.1f} / {statistics.median(one):.1f} per second",
+    )

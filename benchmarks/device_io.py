@@ -1,0 +1,87 @@
+"""fio on the face of a volume against the logical volume under it: the same blocks, two ways."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+
+from benchmarks.figures import Figure, at_least, interleave, median_ratio
+from benchmarks.site import GROUP, MIB, Site
+from lab.csi_client import block
+
+SIZE = 256 * MIB
+_STAGING = "/run/bench-staging"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    name: str
+    mode: str  # fio's --rw
+    block_bytes: int
+    unit: str
+
+
+PATTERNS = (
+    Pattern("sequential read, 1 MiB", "read", MIB, "MiB/s"),
+    Pattern("sequential write, 1 MiB", "write", MIB, "MiB/s"),
+    Pattern("random read, 4 KiB", "randread", 4096, "IO/s"),
+    Pattern("random write, 4 KiB", "randwrite", 4096, "IO/s"),
+)
+
+
+def measure(site: Site, rounds: int, seconds: float) -> list[Figure]:
+    """Stage a thick volume and measure every pattern on both devices, in turn."""
+    parameters = {"pool": "default", "provision": "thick"}
+    volume = site.controller.create("bench-io", SIZE, capability=block(), parameters=parameters)
+    site.controller.publish(volume.volume_id, site.host.name, block())
+    site.host.run(["mkdir", "-p", _STAGING])
+    site.node.stage(volume, _STAGING, block())
+    face = f"/dev/mapper/xlss-{volume.volume_id}"
+    raw = f"/dev/{GROUP}/vol-{volume.volume_id}"
+    try:
+        # Blocks never written are read faster than any device: fill it all once.
+        site.host.run(["dd", "if=/dev/urandom", f"of={raw}", "bs=1M", "oflag=direct"], check=False)
+        return [_compare(site, pattern, face, raw, rounds, seconds) for pattern in PATTERNS]
+    finally:
+        site.node.unstage(volume.volume_id, _STAGING)
+        site.controller.unpublish(volume.volume_id, site.host.name)
+        site.controller.delete(volume.volume_id)
+
+
+def _compare(
+    site: Site, pattern: Pattern, face: str, raw: str, rounds: int, seconds: float
+) -> Figure:
+    ours, theirs = interleave(
+        rounds,
+        lambda _: _fio(site, pattern, face, seconds),
+        lambda _: _fio(site, pattern, raw, seconds),
+    )
+    return Figure(
+        "fio, face / raw LV",
+        pattern.name,
+        median_ratio(ours, theirs),
+        "",
+        at_least(0.97),
+        f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}",
+    )
+
+
+def _fio(site: Site, pattern: Pattern, device: str, seconds: float) -> float:
+    argv = [
+        "fio",
+        "--name=bench",
+        f"--filename={device}",
+        f"--rw={pattern.mode}",
+        f"--bs={pattern.block_bytes}",
+        f"--size={SIZE}",
+        "--direct=1",
+        "--ioengine=psync",
+        "--time_based",
+        f"--runtime={seconds}s",
+        "--randseed=1",
+        "--output-format=json",
+    ]
+    (job,) = json.loads(site.host.run(argv, timeout=seconds + 60.0).stdout)["jobs"]
+    side = job["read" if "read" in pattern.mode else "write"]
+    return float(side["bw_bytes"] / MIB if pattern.unit == "MiB/s" else side["iops"])
