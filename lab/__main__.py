@@ -91,10 +91,13 @@ def _status(_: argparse.Namespace) -> int:
 
 
 def _exec(options: argparse.Namespace) -> int:
-    index = _node(options.node)["index"]
+    node = _node(options.node)
+    if not node["running"]:
+        raise LabError(f"{node['name']} is down")
     body = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     supervisor.enter_namespaces()
-    client = Client(network.command_address(index))
+    process = Path(f"/proc/{node['pid']}")
+    client = Client(network.command_address(node["index"]), process.exists)
     request = {"argv": _argv(options), "env": ENVIRONMENT, "cwd": str(PROJECT)}
 
     def write(is_error: bool, data: bytes) -> None:

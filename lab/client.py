@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PORT = 1
 CONNECT_SECONDS = 10.0
+ALIVE_SECONDS = 1.0
 CHUNK = 1 << 18
 
 
@@ -30,10 +31,14 @@ class Answer:
 
 
 class Client:
-    """Asks one node's server; may be used by several threads at once."""
+    """Asks one node's server; may be used by several threads at once.
 
-    def __init__(self, address: str) -> None:
+    `alive` tells whether the node runs: one that panics hangs up on nobody.
+    """
+
+    def __init__(self, address: str, alive: Callable[[], bool]) -> None:
         self._address = address
+        self._alive = alive
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -62,7 +67,7 @@ class Client:
             self._connect(connection)
             connection.settimeout(timeout)
             connection.sendall(struct.pack(">I", len(head)) + head + body)
-            return _receive(connection, deadline, on_output)
+            return _receive(_Stream(connection, deadline, self._alive), on_output)
         except TimeoutError as error:
             raise CommandTimeout(f"{do} {_summary(request)}: no end in {timeout} s") from error
         except OSError as error:
@@ -88,13 +93,8 @@ class Client:
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-def _receive(
-    connection: socket.socket,
-    deadline: float | None,
-    on_output: Callable[[bool, bytes], None] | None,
-) -> Answer:
+def _receive(stream: _Stream, on_output: Callable[[bool, bytes], None] | None) -> Answer:
     answer = Answer()
-    stream = _Stream(connection, deadline)
     while True:
         kind, size = struct.unpack(">cI", stream.read(5))
         payload = stream.read(size)
@@ -112,25 +112,40 @@ def _receive(
 
 
 class _Stream:
-    def __init__(self, connection: socket.socket, deadline: float | None) -> None:
+    """Reads whole pieces; TimeoutError at the deadline, ConnectionError when the node is gone."""
+
+    def __init__(
+        self, connection: socket.socket, deadline: float | None, alive: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._deadline = deadline
+        self._alive = alive
         self._buffer = bytearray()
 
     def read(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            if self._deadline is not None:
-                left = self._deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self._connection.settimeout(left)
-            piece = self._connection.recv(CHUNK)
-            if not piece:
-                raise ConnectionResetError("the node hung up")
-            self._buffer += piece
+            self._buffer += self._receive()
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
+
+    def _receive(self) -> bytes:
+        while True:
+            left = ALIVE_SECONDS
+            if self._deadline is not None:
+                left = min(left, self._deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError
+            self._connection.settimeout(left)
+            try:
+                piece = self._connection.recv(CHUNK)
+            except TimeoutError:
+                if not self._alive():
+                    raise ConnectionResetError("the node went down") from None
+                continue
+            if not piece:
+                raise ConnectionResetError("the node hung up")
+            return piece
 
 
 def _summary(request: dict[str, Any]) -> str:

@@ -30,7 +30,6 @@ class HostProcess:
                 stderr=output,
                 env=dict(env),
                 cwd=cwd,
-                start_new_session=True,
             )
 
     @property

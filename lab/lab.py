@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MODULES = Path("/usr/lib/uml/modules")
 PACKAGES = ("cli", "csi", "node_agent", "host", "cluster", "lab")
 MAX_NODES = 250
+NODE_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
 class Lab:
@@ -62,6 +64,8 @@ class Lab:
         udev: bool = False,
     ) -> Node:
         """Make a node without starting it; see `add_node`."""
+        if name is not None and not NODE_NAME.fullmatch(name):
+            raise LabError(f"not a name for a node: {name} (like n1 or node-a)")
         with self._lock:
             used = {node.index for node in self.nodes.values()}
             index = next(number for number in range(1, MAX_NODES) if number not in used)

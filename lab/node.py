@@ -28,6 +28,12 @@ MIB = 1 << 20
 BOOT_SECONDS = 60.0
 KILL_SECONDS = 20.0
 TAIL_LINES = 60
+# The kernel's helper processes die with their pid namespace. Its process 1 is a shell: signals
+# that process 1 sends itself are lost, and a kernel that panics ends by sending itself SIGABRT.
+PID_NAMESPACE = (
+    *("unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--"),
+    *("sh", "-c", '"$@"; exit $?', "sh"),
+)
 RELAY_FIRST_PORT = 20000
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -94,9 +100,9 @@ class GuestProcess:
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
 
-    def log(self) -> str:
+    def log(self, *, timeout: float = 60.0) -> str:
         """What the process wrote to its two outputs so far."""
-        return self._node.get(self.log_path).decode(errors="replace")
+        return self._node.get(self.log_path, timeout=timeout).decode(errors="replace")
 
     def _wait(self, timeout: float) -> int | None:
         request = {"pid": self.pid, "timeout": timeout}
@@ -121,7 +127,7 @@ class Node:
         self.udev = udev
         self.disks: list[Path | None] = []
         self.folder = RUN / "nodes" / name
-        self._client = Client(network.command_address(index))
+        self._client = Client(network.command_address(index), lambda: self.running)
         self._process: subprocess.Popen[bytes] | None = None
         self._alive_fd = -1
         self._relays: dict[str, int] = {}
@@ -138,6 +144,11 @@ class Node:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        """The host's process id of what runs the node."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def console_path(self) -> Path:
         return self.folder / "console.log"
 
@@ -152,19 +163,20 @@ class Node:
         found = [("console", self.console())]
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
-                found.append((process.log_path, tail(process.log())))
+                found.append((process.log_path, tail(process.log(timeout=5.0))))
         return found
 
     def begin_start(self) -> None:
         """Power on, without waiting: `finish_start` does."""
         if self.running:
             raise LabError(f"{self.name} runs already")
+        self.kill()
         shutil.rmtree(self.folder / "uml", ignore_errors=True)
         readable, writable = os.pipe()
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
             self._process = start_process(
-                ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--", *self._kernel()],
+                [*PID_NAMESPACE, *self._kernel()],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -200,8 +212,9 @@ class Node:
         self._process.wait()
         # The kernel takes the node's processes down after `unshare`, their parent: wait for the
         # last of them, or a start would find the disks locked.
-        ended, _, _ = select.select([self._alive_fd], [], [], KILL_SECONDS)
-        if not ended:
+        poll = select.poll()
+        poll.register(self._alive_fd)
+        if not poll.poll(KILL_SECONDS * 1000):
             raise LabError(f"{self.name} survived SIGKILL for {KILL_SECONDS} s")
         os.close(self._alive_fd)
         self._process = None
@@ -264,9 +277,9 @@ class Node:
         """Write a file of the node, making its folder."""
         self.ask("put", {"path": path, "mode": mode}, data)
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, *, timeout: float = 60.0) -> bytes:
         """Read a file of the node."""
-        return bytes(self.ask("get", {"path": path}).stdout)
+        return bytes(self.ask("get", {"path": path}, timeout=timeout).stdout)
 
     def grpc_target(self, path: str) -> str:
         """A "host:port" for grpc.insecure_channel that leads to a unix socket of the node.
@@ -349,7 +362,6 @@ class Node:
             "con0=null,fd:1",
             "ssl=null",
             "quiet",
-            "panic=-1",
             f"NODE={self.name}",
             f"INDEX={self.index}",
             f"SHARE={SHARE}",

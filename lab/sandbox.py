@@ -53,10 +53,15 @@ def enter() -> None:
 
 
 def start_process(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """subprocess.Popen of a child that gets SIGKILL when this process ends."""
+    """subprocess.Popen of a child that gets SIGKILL when this process ends.
+
+    It is in a session of its own: Ctrl-C is for this process, which then ends in good order.
+    """
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *argv], **options)
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *argv], start_new_session=True, **options
+        )
 
     return _starter.submit(start).result()
 

@@ -169,6 +169,7 @@ def _describe(node: Node) -> dict[str, Any]:
         "index": node.index,
         "address": node.address,
         "running": node.running,
+        "pid": node.pid,
         "memory": node.memory,
         "disks": [str(path) for path in node.disks if path is not None],
         "console": str(node.console_path),

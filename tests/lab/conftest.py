@@ -7,7 +7,8 @@ share: each test has to leave them as it found them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
     from lab.node import Node
 
 
+@contextmanager
+def made_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
+    """`Lab.add_nodes`, and the removal of what it made at the end."""
+    made: list[Node] = []
+
+    def make(count: int, **options: Any) -> list[Node]:
+        nodes = lab.add_nodes(count, **options)
+        made.extend(nodes)
+        return nodes
+
+    try:
+        yield make
+    finally:
+        for node in made:
+            if lab.nodes.get(node.name) is node:
+                lab.remove_node(node)
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     with Lab() as lab:
@@ -27,23 +46,16 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def make_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
-    before = set(lab.nodes)
-    yield lab.add_nodes
-    for name in lab.nodes.keys() - before:
-        lab.remove_node(lab.nodes[name])
+    with made_nodes(lab) as make:
+        yield make
 
 
 @pytest.fixture
-def make_node(lab: Lab) -> Iterator[Callable[..., Node]]:
-    before = set(lab.nodes)
-    yield lab.add_node
-    for name in lab.nodes.keys() - before:
-        lab.remove_node(lab.nodes[name])
+def make_node(make_nodes: Callable[..., list[Node]]) -> Callable[..., Node]:
+    return lambda **options: make_nodes(1, **options)[0]
 
 
 @pytest.fixture(scope="module")
 def make_module_node(lab: Lab) -> Iterator[Callable[..., Node]]:
-    before = set(lab.nodes)
-    yield lab.add_node
-    for name in lab.nodes.keys() - before:
-        lab.remove_node(lab.nodes[name])
+    with made_nodes(lab) as make:
+        yield lambda **options: make(1, **options)[0]

@@ -208,6 +208,14 @@ class TestPower:
             with pytest.raises(NodeDown):
                 command.result()
 
+    def test_a_panic_or_a_shutdown_powers_a_node_off(self, make_node: Callable[..., Node]) -> None:
+        node = make_node()
+        for command in ("echo c > /proc/sysrq-trigger", "echo o > /proc/sysrq-trigger"):
+            with pytest.raises(NodeDown):
+                node.sh(command + "; sleep 100")
+            wait_until(lambda: not node.running)
+            node.start()
+
     def test_a_disk_can_be_pulled(self, make_node: Callable[..., Node]) -> None:
         node = make_node(disks=(64 * MIB, 64 * MIB))
         node.kill()
@@ -311,3 +319,31 @@ def test_nothing_is_left_of_a_lab_whose_process_dies(number: signal.Signals) -> 
 
 def living_networks() -> list[Path]:
     return [link for link in Path("/proc").glob("[0-9]*/ns/net") if link.exists()]
+
+
+def test_the_command_line_tells_the_same_story() -> None:
+    def lab(*arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        argv = [sys.executable, "-m", "lab", *arguments]
+        return subprocess.run(argv, input=input, capture_output=True, cwd=PROJECT, check=False)
+
+    assert b"no lab is up" in lab("status").stderr
+    try:
+        assert lab("up", "alpha", "--disk", "64M").returncode == 0
+        echoed = lab(
+            "exec", "alpha", "sh", "-c", "sleep 1.5; cat; hostname >&2; exit 5", input=b"in"
+        )
+        assert (echoed.returncode, echoed.stdout, echoed.stderr) == (5, b"in", b"alpha\n")
+        assert b"lab: ready" in lab("console", "alpha").stdout
+        assert lab("cut", "alpha", "in").returncode == 0
+        assert lab("join", "alpha").returncode == 0
+        lab("kill", "alpha")
+        assert b"down" in lab("status").stdout
+        assert b"alpha is down" in lab("exec", "alpha", "true").stderr
+        lab("start", "alpha")
+        assert lab("exec", "alpha", "test", "-b", "/dev/ubdb").returncode == 0
+        assert b"no node beta" in lab("kill", "beta").stderr
+        assert lab("remove", "alpha").returncode == 0
+        assert lab("status").stdout == b""
+    finally:
+        assert lab("down").returncode == 0
+    assert b"no lab is up" in lab("status").stderr
