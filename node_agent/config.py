@@ -17,6 +17,7 @@ from node_agent.toml_table import (
     ConfigError,
     Table,
     as_count,
+    as_flag,
     as_log_level,
     as_number,
     as_optional_address,
@@ -112,7 +113,7 @@ def _node(table: Table) -> NodeConfig:
         lvm_directory=table.take("lvm_directory", as_path, default.lvm_directory),
         cgroup_root=table.take("cgroup_root", as_path, default.cgroup_root),
         max_volumes=table.take("max_volumes", as_count, default.max_volumes),
-        advertise_health=table.take("advertise_health", _flag, default.advertise_health),
+        advertise_health=table.take("advertise_health", as_flag, default.advertise_health),
         watch_seconds=table.take("watch_seconds", as_seconds, default.watch_seconds),
         log_level=table.take("log_level", as_log_level, default.log_level),
     )
@@ -201,12 +202,6 @@ def _listen(value: Any) -> str:
 def _size_or_share(value: Any) -> Size:
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
     return Size(percent=int(match[1])) if match else Size(size_bytes=as_size(value))
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
 
 
 def _chunk(value: Any) -> int:

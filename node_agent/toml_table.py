@@ -118,6 +118,12 @@ def as_optional_address(value: Any) -> str:
     return "" if value == "" else as_address(value)
 
 
+def as_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def as_count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError("must be a whole number, 0 or more")

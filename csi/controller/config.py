@@ -10,6 +10,7 @@ from node_agent.toml_table import (
     ConfigError,
     Table,
     as_address,
+    as_flag,
     as_log_level,
     as_optional_address,
     as_path,
@@ -29,6 +30,7 @@ class ControllerConfig:
     metrics_listen: str = "127.0.0.1:9811"  # host:port, "" = none
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
+    advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
     log_level: str = "info"
 
 
@@ -47,6 +49,7 @@ def _parse(table: Table) -> ControllerConfig:
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),
+        advertise_health=table.take("advertise_health", as_flag, default.advertise_health),
         log_level=table.take("log_level", as_log_level, default.log_level),
     )
 

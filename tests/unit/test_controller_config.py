@@ -15,6 +15,8 @@ store = "/var/lib/x/store.sqlite"
 tls_directory = "/etc/x/tls"
 metrics_listen = ""
 reconcile_seconds = 5
+call_seconds = 20
+advertise_health = true
 log_level = "debug"
 
 [nodes]
@@ -37,6 +39,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         tls_directory=Path("/etc/x/tls"),
         metrics_listen="",
         reconcile_seconds=5.0,
+        call_seconds=20.0,
+        advertise_health=True,
         log_level="debug",
     )
 

@@ -1,0 +1,113 @@
+"""What the controller shows to Prometheus besides its calls. docs/metrics.md explains all."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from prometheus_client import Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from cluster.errors import ClusterError, Unavailable
+from cluster.pools import PoolLedger
+from cluster.store import Event, JsonObject, Record, RecordKind, Store
+from node_agent.metrics import Metrics, pool_metrics
+
+_WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+
+_Result = TypeVar("_Result")
+
+
+class ClusterCollector(Collector):
+    """Nodes, pools and records as the controller knows them: a scrape asks no node."""
+
+    def __init__(self, store: Store, pools: PoolLedger) -> None:
+        self._store = store
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        reachable = GaugeMetricFamily(
+            "xlss_node_reachable", "1, or 0 when the node did not answer last.", labels=["node"]
+        )
+        views = self._pools.views()
+        for view in views:
+            reachable.add_metric([view.name], 0 if view.trouble else 1)
+        yield reachable
+        yield from pool_metrics((view.name, pool) for view in views for pool in view.pools)
+        yield from self._records()
+
+    def _records(self) -> Iterator[Metric]:
+        records = GaugeMetricFamily(
+            "xlss_records", "Records in the store.", labels=["kind", "phase"]
+        )
+        published = GaugeMetricFamily(
+            "xlss_volumes_published", "Volumes published on the node.", labels=["node"]
+        )
+        phases: Tally[tuple[str, str]] = Tally()
+        nodes: Tally[str] = Tally()
+        try:
+            for kind in RecordKind:
+                for record in self._store.list(kind)[0]:
+                    phases[kind, str(record.value.get("phase"))] += 1
+                    nodes.update(one["node"] for one in record.value.get("published", ()))
+        except Unavailable:
+            return
+        for (name, phase), count in phases.items():
+            records.add_metric([name, phase], count)
+        for node, count in nodes.items():
+            published.add_metric([node], count)
+        yield from (records, published)
+
+
+class ObservedStore:
+    """A store whose writes are counted and timed (``cluster.store.Store``)."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._writes = Histogram(
+            "xlss_store_write_duration_seconds",
+            "Writes to the store by operation and outcome.",
+            ["operation", "outcome"],
+            buckets=_WRITE_BUCKETS,
+            registry=metrics.registry,
+        )
+
+    def get(self, kind: RecordKind, key: str) -> Record:
+        return self._store.get(kind, key)
+
+    def list(
+        self, kind: RecordKind, *, after: str = "", limit: int = 0
+    ) -> tuple[list[Record], int]:
+        return self._store.list(kind, after=after, limit=limit)
+
+    def create(self, kind: RecordKind, key: str, value: JsonObject) -> Record:
+        return self._timed("create", lambda: self._store.create(kind, key, value))
+
+    def update(self, kind: RecordKind, key: str, value: JsonObject, revision: int) -> Record:
+        return self._timed("update", lambda: self._store.update(kind, key, value, revision))
+
+    def delete(self, kind: RecordKind, key: str, revision: int) -> None:
+        self._timed("delete", lambda: self._store.delete(kind, key, revision))
+
+    def watch(
+        self, kind: RecordKind, revision: int, *, timeout: float | None = None
+    ) -> Iterator[Event]:
+        return self._store.watch(kind, revision, timeout=timeout)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _timed(self, operation: str, write: Callable[[], _Result]) -> _Result:
+        started = time.monotonic()
+        outcome = "ok"
+        try:
+            return write()
+        except ClusterError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._writes.labels(operation, outcome).observe(time.monotonic() - started)
