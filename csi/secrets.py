@@ -23,7 +23,7 @@ def encryption_key(secrets: Mapping[str, str]) -> bytes:
     text = secrets.get(ENCRYPTION_KEY)
     if not text:
         raise InvalidArgument(
-            f"the volume is encrypted, and the request has no secret with a {ENCRYPTION_KEY}:"
+            f"the volume is encrypted, and the request has no secret with an {ENCRYPTION_KEY}:"
             " set csi.storage.k8s.io/node-stage-secret-name and -namespace in the StorageClass"
         )
     key = text.encode()

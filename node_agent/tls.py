@@ -27,6 +27,9 @@ CONTROLLER = "controller.xlss"
 _NODE_SUFFIX = ".node.xlss"
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?")
 
+# id-ecPublicKey (RFC 5480) in DER: the type of the key that a certificate is for.
+_EC_KEY = bytes.fromhex("06072a8648ce3d0201")
+
 # A node that lost its power does not close its connections: pings find out.
 _KEEPALIVE_SECONDS = 10
 _KEEPALIVE_TIMEOUT_SECONDS = 5
@@ -83,7 +86,10 @@ class TlsFiles:
 
 
 def load(directory: Path) -> TlsFiles:
-    """Read a holder's directory. Raises TlsFilesError, also when key and certificate differ."""
+    """Read a holder's directory.
+
+    Raises TlsFilesError, also when key and certificate differ, or are not ECDSA.
+    """
     if not node_agent.TLS_1_2_IS_OUT:
         raise RuntimeError("gRPC was imported before node_agent, and would agree on TLS 1.2")
     try:
@@ -97,9 +103,17 @@ def load(directory: Path) -> TlsFiles:
         # An empty password, or a key that has one would make it ask the terminal.
         context.load_cert_chain(directory / CERTIFICATE_FILE, directory / KEY_FILE, password="")
         context.load_verify_locations(directory / AUTHORITY_FILE)
-    except (OSError, ssl.SSLError) as error:
+        if _EC_KEY not in ssl.PEM_cert_to_DER_cert(_first(files.certificate.decode())):
+            raise TlsFilesError(f"{directory}: not an ECDSA certificate: TLS 1.2 could come in")
+    except (OSError, ValueError) as error:  # of which ssl.SSLError is one
         raise TlsFilesError(f"{directory}: {error}") from error
     return files
+
+
+def _first(chain: str) -> str:
+    """The holder's own certificate, which comes first in a file with intermediate ones."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    return begin + chain.partition(begin)[2].partition(end)[0] + end
 
 
 def version(directory: Path) -> tuple[int, ...]:

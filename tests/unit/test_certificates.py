@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from node_agent import certificates, tls
 from node_agent.certificates import CertificateError, issue, issue_controller, issue_node
@@ -191,6 +195,31 @@ tls.server_credentials(pathlib.Path(sys.argv[1]))
         env=environment,
     )
     assert "gRPC was imported before node_agent" in done.stderr
+
+
+def test_a_certificate_that_would_let_tls_1_2_in_is_not_used(directory: Path) -> None:
+    """One of RSA, from an authority of somebody else."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "n1.node.xlss")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("n1.node.xlss")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    (directory / "n1/ca.crt").write_bytes(pem)
+    # An intermediate certificate of ECDSA behind it does not change what it is.
+    (directory / "n1/tls.crt").write_bytes(pem + (directory / "controller/tls.crt").read_bytes())
+    (directory / "n1/tls.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    with pytest.raises(tls.TlsFilesError, match="not an ECDSA certificate"):
+        tls.server_credentials(directory / "n1")
 
 
 def test_a_renewed_certificate_is_used_without_a_restart(directory: Path) -> None:
