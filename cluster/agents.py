@@ -7,12 +7,18 @@ the outcome is unknown. Sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextvars
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from cluster.errors import ClusterError
 from cluster.model import IoLimits, Snapshot, Volume
+
+_T = TypeVar("_T")
+_MAX_AT_ONCE = 32
 
 
 class Health(StrEnum):
@@ -140,3 +146,24 @@ class Agents(Protocol):
     def agent(self, node: str) -> Agent:
         """Raises NotFound for a node that is not configured."""
         ...
+
+
+def ask_all(
+    agents: Agents, nodes: Collection[str], ask: Callable[[str, Agent], _T]
+) -> dict[str, _T | ClusterError]:
+    """Ask the agents of several nodes at the same time. An error takes the place of its answer."""
+
+    def ask_one(node: str) -> _T | ClusterError:
+        try:
+            return ask(node, agents.agent(node))
+        except ClusterError as error:
+            return error
+
+    if len(nodes) <= 1:
+        return {node: ask_one(node) for node in nodes}
+    with ThreadPoolExecutor(min(len(nodes), _MAX_AT_ONCE)) as threads:
+        # Each thread gets the caller's context: it holds the request's id for the logs.
+        answers = {
+            node: threads.submit(contextvars.copy_context().run, ask_one, node) for node in nodes
+        }
+    return {node: answer.result() for node, answer in answers.items()}

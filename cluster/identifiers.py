@@ -21,6 +21,7 @@ from cluster.errors import InvalidArgument, NotFound
 
 _PATTERN = re.compile(r"[vsg][0-9a-f]{28}")
 _KEY_LENGTH = 21
+_KEY_PATTERN = re.compile(r"[vsg][0-9a-f]{20}")
 MAX_NAME_BYTES = 128  # CSI 1.13, "Size Limits": 128 bytes for a string without a limit of its own
 
 
@@ -43,6 +44,11 @@ def new_id(kind: Kind, name: str) -> str:
 def key_of_id(identifier: str) -> str:
     """The store key of a well-formed identifier."""
     return identifier[:_KEY_LENGTH]
+
+
+def is_key(text: str) -> bool:
+    """Whether the text is a well-formed store key."""
+    return _KEY_PATTERN.fullmatch(text) is not None
 
 
 def is_id(kind: Kind, text: str) -> bool:

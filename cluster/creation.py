@@ -1,0 +1,290 @@
+"""Making a volume, and removing it: steps that can be cut off and repeated at any point.
+
+The record is written before anything is made, and names the node; it is CREATING until the node
+has said that the volume is complete. A node on which parts may have been left when another was
+chosen is kept in ``leftovers`` until it has confirmed that nothing is there. A record in CREATING
+without nodes stands for a creation that failed, and only for its leftovers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from cluster.agents import Agents, PoolReport, ask_all
+from cluster.errors import (
+    AlreadyExists,
+    Busy,
+    ClusterError,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    OutOfRange,
+    Refused,
+    Unavailable,
+    Unsupported,
+)
+from cluster.identifiers import Kind, key_of_name, new_id
+from cluster.model import (
+    IoLimits,
+    LayoutKind,
+    Phase,
+    Provision,
+    Snapshot,
+    Source,
+    SourceKind,
+    Volume,
+    VolumeSpec,
+)
+from cluster.placement import PlacementRequest, in_words
+from cluster.pools import PoolLedger
+from cluster.records import Entry, snapshot_table, volume_table
+from cluster.store import Store
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """What a volume is to be. Sizes are bytes."""
+
+    name: str
+    spec: VolumeSpec
+    limits: IoLimits
+    required_bytes: int  # at least 1
+    limit_bytes: int  # 0: none
+    source: Source | None
+    requisite: tuple[Mapping[str, str], ...]  # topology segments; () is anywhere
+    preferred: tuple[Mapping[str, str], ...]
+
+
+class VolumeMaker:
+    """The caller holds the volume's lock."""
+
+    def __init__(self, store: Store, agents: Agents, pools: PoolLedger) -> None:
+        self._volumes = volume_table(store)
+        self._snapshots = snapshot_table(store)
+        self._agents = agents
+        self._pools = pools
+
+    def make(self, request: CreateRequest) -> Volume:
+        """The volume of that name, whatever an earlier call has left of it.
+
+        Raises AlreadyExists when there is one that is not what is asked for; NoSpace, OutOfRange,
+        NotFound (source) and InvalidArgument (source does not fit) when it cannot be made: then
+        nothing of it remains; Unavailable and Busy when the call is to be repeated.
+        """
+        entry = self._volumes.find(key_of_name(Kind.VOLUME, request.name))
+        if entry is not None and entry.item.phase is Phase.DELETING:
+            self.remove(entry)
+            entry = None
+        if entry is None:
+            volume = self._new_volume(request)
+            return self._place(None, volume, request, {})
+        self._require_same(entry.item, request)
+        if entry.item.phase is Phase.READY:
+            return entry.item
+        return self._go_on(entry, request)
+
+    def remove(self, entry: Entry[Volume]) -> None:
+        """Delete the volume on every node that may have parts of it, then its record.
+
+        Raises Unavailable when a node cannot be reached, and Refused when the volume is in use
+        there: then it is as it was before.
+        """
+        if entry.item.phase is Phase.READY:
+            entry = self._volumes.update(entry, phase=Phase.DELETING)
+        volume = entry.item
+        failures = self._delete_on(volume.id, (*volume.nodes, *volume.leftovers))
+        refusal = next((error for error in failures.values() if isinstance(error, Refused)), None)
+        if refusal is not None:
+            if volume.phase is Phase.DELETING:
+                self._volumes.update(entry, phase=Phase.READY)
+            raise refusal
+        if failures:
+            left = tuple(failures)
+            if volume.phase is Phase.CREATING and (volume.nodes or volume.leftovers != left):
+                self._volumes.update(entry, nodes=(), leftovers=left)
+            raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
+        self._volumes.delete(entry)
+
+    def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
+        """Remove half-made parts on other nodes than the volume's own, where they answer."""
+        if not entry.item.leftovers:
+            return entry
+        left = tuple(self._delete_on(entry.item.id, entry.item.leftovers))
+        return (
+            entry if left == entry.item.leftovers else self._volumes.update(entry, leftovers=left)
+        )
+
+    def _delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
+        """The nodes where it may still be, and why. A node that is not configured is no more."""
+        answers = ask_all(
+            self._agents,
+            dict.fromkeys(nodes),
+            lambda _, agent: agent.delete_volume(volume_id),
+        )
+        return {
+            node: answer
+            for node, answer in answers.items()
+            if answer is not None and not isinstance(answer, NotFound)
+        }
+
+    def _new_volume(self, request: CreateRequest) -> Volume:
+        spec = request.spec
+        if spec.replicas != 1:
+            raise Unsupported(f"{spec.replicas} replicas: only 1 is supported")
+        if spec.provision is Provision.UNKNOWN or spec.layout.kind is LayoutKind.UNKNOWN:
+            raise InvalidArgument("the kind of provision or layout is not known")
+        size = request.required_bytes
+        if request.source is not None:
+            source = self._find_source(request.source)
+            _require_fit(source.spec, spec)
+            size = max(size, source.size_bytes)
+            if request.limit_bytes and size > request.limit_bytes:
+                raise OutOfRange(
+                    f"the source has {in_words(size)}, more than the limit of"
+                    f" {in_words(request.limit_bytes)}"
+                )
+        return Volume(
+            id=new_id(Kind.VOLUME, request.name),
+            name=request.name,
+            size_bytes=size,
+            spec=spec,
+            phase=Phase.CREATING,
+            limits=request.limits,
+            source=request.source,
+            limit_bytes=request.limit_bytes,
+            created_at=time.time(),
+        )
+
+    def _find_source(self, source: Source) -> Volume | Snapshot:
+        """Raises NotFound."""
+        if source.kind is SourceKind.SNAPSHOT:
+            return self._snapshots.ready(source.id).item
+        return self._volumes.ready(source.id).item
+
+    def _require_same(self, volume: Volume, request: CreateRequest) -> None:
+        wrong = ""
+        if volume.spec != request.spec:
+            wrong = "other parameters or capabilities"
+        elif volume.source != request.source:
+            wrong = "another source"
+        elif volume.size_bytes < request.required_bytes or (
+            0 < request.limit_bytes < volume.size_bytes
+        ):
+            wrong = f"a size of {volume.size_bytes} bytes"
+        elif volume.phase is Phase.READY and not any(
+            self._pools.permitted(node, request.requisite) for node in volume.nodes
+        ):
+            wrong = "another topology"
+        if wrong:
+            raise AlreadyExists(f"volume {request.name!r} exists already, with {wrong}")
+
+    def _go_on(self, entry: Entry[Volume], request: CreateRequest) -> Volume:
+        """Go on where an earlier call left off: on the same node, unless that is down."""
+        refused: dict[str, str] = {}
+        for node in entry.item.nodes:
+            if node not in self._agents.names() or not self._pools.permitted(
+                node, request.requisite
+            ):
+                continue
+            reported = partial(self._pools.report, node, ticket=self._pools.ticket())
+            try:
+                return self._make_on(entry, node, reported)
+            except NoSpace as error:
+                refused[node] = str(error)
+            except Unavailable as error:
+                if self._answers(node):
+                    raise  # it is busy with it, as with a long copy
+                refused[node] = f"agent unreachable ({error})"
+        return self._place(entry, entry.item, request, refused)
+
+    def _answers(self, node: str) -> bool:
+        try:
+            self._agents.agent(node).pools(fresh=False)
+        except ClusterError:
+            return False
+        return True
+
+    def _place(
+        self,
+        entry: Entry[Volume] | None,
+        volume: Volume,
+        request: CreateRequest,
+        refused: dict[str, str],
+    ) -> Volume:
+        """Choose a node and make it there; where that turns out to be too full, on the next."""
+        while True:
+            try:
+                placement = self._placement(volume, request)
+                reservation = self._pools.reserve(placement, refused)
+            except (NoSpace, OutOfRange, NotFound):
+                if entry is not None:
+                    self._give_up(entry)
+                raise
+            with reservation:
+                node = reservation.node
+                entry = self._intend(entry, volume, node)
+                try:
+                    return self._make_on(entry, node, reservation.report)
+                except NoSpace as error:
+                    refused[node] = str(error)
+
+    def _placement(self, volume: Volume, request: CreateRequest) -> PlacementRequest:
+        source_nodes = None
+        if volume.source is not None:
+            source_nodes = self._find_source(volume.source).nodes
+        return PlacementRequest(
+            volume.id,
+            volume.size_bytes,
+            volume.spec,
+            request.requisite,
+            request.preferred,
+            source_nodes,
+        )
+
+    def _intend(self, entry: Entry[Volume] | None, volume: Volume, node: str) -> Entry[Volume]:
+        if entry is None:
+            return self._volumes.create(replace(volume, nodes=(node,)))
+        before = dict.fromkeys((*entry.item.leftovers, *entry.item.nodes))
+        leftovers = tuple(other for other in before if other != node)
+        return self._volumes.update(entry, nodes=(node,), leftovers=leftovers)
+
+    def _make_on(
+        self, entry: Entry[Volume], node: str, reported: Callable[[PoolReport], None]
+    ) -> Volume:
+        try:
+            report, pool = self._agents.agent(node).create_volume(entry.item)
+        except (NoSpace, Unavailable, Busy):
+            raise
+        except ClusterError:
+            self._give_up(entry)  # no repetition will help, and maybe none will come
+            raise
+        reported(pool)
+        failures = self._delete_on(entry.item.id, entry.item.leftovers)
+        ready = self._volumes.update(
+            entry, phase=Phase.READY, size_bytes=report.size_bytes, leftovers=tuple(failures)
+        )
+        return ready.item
+
+    def _give_up(self, entry: Entry[Volume]) -> None:
+        """Remove what was made. What cannot be reached is left to the reconcile loop."""
+        with suppress(Unavailable, Refused):
+            self.remove(entry)
+
+
+def _require_fit(source: VolumeSpec, spec: VolumeSpec) -> None:
+    """Raises InvalidArgument: CSI 1.13, CreateVolume, "Source incompatible or not supported"."""
+    for what, theirs, ours in (
+        ("access type", source.access, spec.access),
+        ("file system", source.filesystem, spec.filesystem),
+        ("encryption", source.encrypted, spec.encrypted),
+    ):
+        if theirs != ours:
+            raise InvalidArgument(f"the source has {what} {str(theirs)!r}, not {str(ours)!r}")
+
+
+def _texts(failures: Mapping[str, ClusterError]) -> str:
+    return "; ".join(f"{node}: {error}" for node, error in failures.items())

@@ -1,0 +1,237 @@
+"""Where a volume goes: a pure function from a request and what is known of the nodes.
+
+Topology follows CSI 1.13, ``TopologyRequirement``: a volume must be accessible from one of the
+requisite topologies; the preferred ones are tried in their order, and only then the others. Among
+nodes of equal preference the one with most room wins, and a hash decides a tie, so that the same
+request is always answered the same way. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cluster.agents import PoolReport
+from cluster.model import (
+    ENCRYPTION_BYTES,
+    TOPOLOGY_NODE_KEY,
+    Layout,
+    LayoutKind,
+    Provision,
+    VolumeSpec,
+)
+
+Segments = Mapping[str, str]
+
+# A thin pool that is fuller takes no more volumes: those that are there need what is left.
+_THIN_DATA_FULL = 0.95
+_THIN_METADATA_FULL = 0.90
+
+
+@dataclass(frozen=True)
+class PlacementRequest:
+    volume_id: str
+    size_bytes: int
+    spec: VolumeSpec
+    requisite: tuple[Segments, ...] = ()  # () is anywhere
+    preferred: tuple[Segments, ...] = ()
+    source_nodes: tuple[str, ...] | None = None  # the only ones possible; None without a source
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node as placement sees it: its pools less what is reserved for creations in flight."""
+
+    name: str
+    topology: Segments = field(default_factory=dict)
+    pools: tuple[PoolReport, ...] = ()
+    trouble: str = ""  # why it cannot be used at all
+
+
+@dataclass(frozen=True)
+class Choice:
+    nodes: tuple[str, ...]  # best first
+    refused: tuple[str, ...]  # for every other node why, its name first
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a volume takes from its pool."""
+
+    virtual_bytes: int = 0
+    thick_bytes: int = 0
+    disk_bytes: int = 0  # the most that it may take from one disk
+
+
+def place(
+    request: PlacementRequest, nodes: Sequence[NodeView], domain_key: str = TOPOLOGY_NODE_KEY
+) -> Choice:
+    """The nodes that can take the volume. The first ``replicas`` of them are in different domains.
+
+    A failure domain is the value of the topology segment ``domain_key``. With fewer domains than
+    replicas no node is chosen.
+    """
+    refused: list[str] = []
+    ranked: list[tuple[int, int, bytes, NodeView]] = []
+    for node in nodes:
+        free, reason = _judge(request, node)
+        if reason:
+            refused.append(f"{node.name}{reason}")
+        else:
+            tie = hashlib.sha256(f"{request.volume_id}/{node.name}".encode()).digest()
+            ranked.append((_preference(request, node), -free, tie, node))
+    ordered = [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
+    leading: dict[str, str] = {}  # the best node of each domain
+    for node in ordered:
+        leading.setdefault(_topology(node).get(domain_key, ""), node.name)
+    replicas = request.spec.replicas
+    if 0 < len(leading) < replicas:
+        refused.append(f"{replicas} replicas need as many failure domains: {len(leading)} left")
+        return Choice((), tuple(refused))
+    first = list(leading.values())[:replicas]
+    others = [node.name for node in ordered if node.name not in first]
+    return Choice((*first, *others), tuple(refused))
+
+
+def permits(request: PlacementRequest, node: NodeView) -> bool:
+    """Whether topology and source let the volume be on that node, whatever room it has."""
+    return not _forbidden(request, node)
+
+
+def matches(topology: Segments, wanted: Segments) -> bool:
+    """Whether a node of that topology has all the wanted segments."""
+    return all(topology.get(key) == value for key, value in wanted.items())
+
+
+def room(pool: PoolReport, spec: VolumeSpec) -> tuple[int, str]:
+    """The size of the largest volume of that kind the pool can take, and why when that is 0."""
+    if pool.trouble:
+        return 0, pool.trouble
+    if spec.provision is Provision.THIN:
+        free, reason = _thin_room(pool)
+    else:
+        free, reason = _thick_room(pool, spec.layout)
+    return max(0, free - (ENCRYPTION_BYTES if spec.encrypted else 0)), reason
+
+
+def footprint(pool: PoolReport, spec: VolumeSpec, size_bytes: int) -> Footprint:
+    """What a volume of that size takes from the pool (lvmthin(7), lvmraid(7))."""
+    size = size_bytes + (ENCRYPTION_BYTES if spec.encrypted else 0)
+    extent, copies = pool.extent_bytes, spec.layout.copies
+    if spec.provision is Provision.THIN:
+        return Footprint(virtual_bytes=_up(size, extent))
+    match spec.layout.kind:
+        case LayoutKind.RAID1:
+            image = _up(size, extent) + extent  # one extent of metadata for each image
+            return Footprint(thick_bytes=image * copies, disk_bytes=image)
+        case LayoutKind.STRIPED:
+            total = _up(size, extent * copies)
+            return Footprint(thick_bytes=total, disk_bytes=total // copies)
+        case _:
+            return Footprint(thick_bytes=_up(size, extent), disk_bytes=_up(size, extent))
+
+
+def less(pool: PoolReport, taken: Footprint) -> PoolReport:
+    """The pool as it would be without that room.
+
+    Each disk loses the most that the volume may take from one: which disks LVM takes is not known.
+    """
+    thin = pool.thin
+    if thin is not None:
+        thin = replace(thin, virtual_bytes=thin.virtual_bytes + taken.virtual_bytes)
+    return replace(
+        pool,
+        thick_free_bytes=max(0, pool.thick_free_bytes - taken.thick_bytes),
+        disk_free_bytes=tuple(max(0, free - taken.disk_bytes) for free in pool.disk_free_bytes),
+        thin=thin,
+    )
+
+
+def in_words(size_bytes: int) -> str:
+    """A size for people, rounded down: "3.9 GiB"."""
+    for unit, name in ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB")):
+        if size_bytes >= unit:
+            tenths = size_bytes * 10 // unit
+            return f"{tenths // 10}.{tenths % 10} {name}"
+    return f"{size_bytes} B"
+
+
+def _judge(request: PlacementRequest, node: NodeView) -> tuple[int, str]:
+    """How much room the node has for it, or the reason against the node."""
+    if reason := _forbidden(request, node):
+        return 0, f": {reason}"
+    if node.trouble:
+        return 0, f": {node.trouble}"
+    name = request.spec.pool
+    pool = next((pool for pool in node.pools if pool.name == name), None)
+    if pool is None:
+        return 0, f": no pool {name!r}"
+    if request.spec.provision is Provision.THIN and pool.thin is None:
+        return 0, f": pool {name!r} has no thin pool"
+    free, reason = room(pool, request.spec)
+    if reason:
+        return 0, f"/{name}: {reason}"
+    if free < request.size_bytes:
+        return 0, f"/{name}: {_shortage(free, request.size_bytes)}"
+    return free, ""
+
+
+def _shortage(free: int, needed: int) -> str:
+    words = in_words(free), in_words(needed)
+    if words[0] == words[1]:
+        words = f"{free} B", f"{needed} B"
+    return f"{words[0]} free, {words[1]} needed"
+
+
+def _forbidden(request: PlacementRequest, node: NodeView) -> str:
+    if request.requisite:
+        topology = _topology(node)
+        if not any(matches(topology, term) for term in request.requisite):
+            return "not in the requested topology"
+    if request.source_nodes is not None and node.name not in request.source_nodes:
+        return "does not hold the source"
+    return ""
+
+
+def _preference(request: PlacementRequest, node: NodeView) -> int:
+    topology = _topology(node)
+    return next(
+        (rank for rank, term in enumerate(request.preferred) if matches(topology, term)),
+        len(request.preferred),
+    )
+
+
+def _topology(node: NodeView) -> Segments:
+    return {**node.topology, TOPOLOGY_NODE_KEY: node.name}
+
+
+def _thin_room(pool: PoolReport) -> tuple[int, str]:
+    thin = pool.thin
+    if thin is None:
+        return 0, "no thin pool"
+    if thin.used_bytes >= thin.total_bytes * _THIN_DATA_FULL:
+        return 0, f"thin pool is {thin.used_bytes * 100 // max(1, thin.total_bytes)}% full"
+    if thin.metadata_used >= _THIN_METADATA_FULL:
+        return 0, f"thin pool's metadata is {thin.metadata_used:.0%} full"
+    return _down(max(0, thin.virtual_limit_bytes - thin.virtual_bytes), pool.extent_bytes), ""
+
+
+def _thick_room(pool: PoolReport, layout: Layout) -> tuple[int, str]:
+    extent, copies = pool.extent_bytes, layout.copies
+    if layout.kind is LayoutKind.LINEAR:
+        return _down(pool.thick_free_bytes, extent), ""
+    disks = sorted(pool.disk_free_bytes, reverse=True)
+    if len(disks) < copies:
+        return 0, f"{len(disks)} disks, {layout.kind} needs {copies}"
+    # What is free on the smallest of the disks that are needed.
+    image = _down(disks[copies - 1], extent)
+    return image * copies if layout.kind is LayoutKind.STRIPED else max(0, image - extent), ""
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _down(size: int, unit: int) -> int:
+    return size // unit * unit

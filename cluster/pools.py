@@ -1,0 +1,321 @@
+"""What is known of every node's pools, and what is reserved in them for creations in flight.
+
+A report counts what was there when the agent made it, and nobody can tell whether a creation that
+was in flight then is in it. So a reservation is taken off every report that was asked for before
+the creation ended, and a request that does not fit is refused only on a report that was asked for
+after the request came, without any reservation. Until then it waits for those in flight.
+
+Order is kept by *tickets*, a count that rises with everything that is asked and everything that
+ends: a report with a ticket above that of a creation's end has the creation in it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+
+from cluster.agents import Agent, Agents, Inventory, PoolReport, ask_all
+from cluster.errors import ClusterError, NoSpace, OutOfRange, Unavailable
+from cluster.model import TOPOLOGY_NODE_KEY, Provision, VolumeSpec
+from cluster.placement import (
+    Choice,
+    Footprint,
+    NodeView,
+    PlacementRequest,
+    Segments,
+    footprint,
+    in_words,
+    less,
+    permits,
+    place,
+    room,
+)
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass
+class _Node:
+    topology: Segments | None = None  # None until the node has told it
+    pools: dict[str, tuple[int, PoolReport]] = field(default_factory=dict)  # with its ticket
+    ticket: int = 0  # of the last time that it was asked for everything
+    trouble: str = "not asked yet"
+
+
+class Reservation:
+    """Room on one node, from ``PoolLedger.reserve`` until the end of the ``with`` block."""
+
+    def __init__(
+        self, ledger: PoolLedger, node: str, pool: str, taken: Footprint, ticket: int
+    ) -> None:
+        self.node = node
+        self.pool = pool
+        self.taken = taken
+        self.ended = 0  # ticket of the end; 0 while in flight
+        self._ledger = ledger
+        self._ticket = ticket
+
+    def report(self, pool: PoolReport) -> None:
+        """The agent's answer to the creation: the pool with the volume in it."""
+        self._ledger.report(self.node, pool, self._ticket, self)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ledger.end(self)
+
+
+class PoolLedger:
+    """Thread safe. ``wait_seconds``: how long a request waits for creations in flight to end."""
+
+    def __init__(self, agents: Agents, *, wait_seconds: float = 30.0) -> None:
+        self._agents = agents
+        self._wait_seconds = wait_seconds
+        self._changed = threading.Condition()
+        self._nodes = {name: _Node() for name in agents.names()}
+        self._reservations: list[Reservation] = []
+        self._last_ticket = 0
+        self._refreshing = False
+
+    def ticket(self) -> int:
+        """To be taken before an agent is asked for what is then given to ``report``."""
+        with self._changed:
+            self._last_ticket += 1
+            return self._last_ticket
+
+    def reserve(
+        self, request: PlacementRequest, refused: Mapping[str, str] = _NOTHING
+    ) -> Reservation:
+        """Choose the best node and hold room on it.
+
+        ``refused`` are nodes that are out of question, with the reason. Raises NoSpace with the
+        reason for each node, OutOfRange when no pool could ever have that size, and Unavailable
+        when no permitted node answers or creations in flight do not end in time.
+        """
+        came = self.ticket()
+        deadline = time.monotonic() + self._wait_seconds
+        self._refresh(self._never_asked)
+        while True:
+            with self._changed:
+                choice = place(request, self._views(refused))
+                if choice.nodes:
+                    return self._hold(choice.nodes[0], request)
+                outdated = self._asked_before(came, request)
+                if not outdated:
+                    exact = place(request, self._views(refused, reserved=False))
+                    if not exact.nodes:
+                        raise self._refusal(request, exact)
+                    if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                        raise Unavailable(f"other creations are under way: {_why(choice)}")
+            if outdated:
+                self._refresh(lambda: self._asked_before(came, request))
+
+    def report(
+        self, node: str, pool: PoolReport, ticket: int, reservation: Reservation | None = None
+    ) -> None:
+        """A pool as an agent answered it, with the ticket that was taken before it was asked.
+
+        The report has what ``reservation`` was for in it, so that is no longer taken off.
+        """
+        with self._changed:
+            if self._apply(node, pool, ticket) and reservation in self._reservations:
+                self._reservations.remove(reservation)
+            self._changed.notify_all()
+
+    def observe(self, node: str, inventory: Inventory, ticket: int) -> None:
+        """A whole inventory, with the ticket that was taken before it was asked for."""
+        with self._changed:
+            if inventory.node != node:
+                wrong = Unavailable(f"it answers as node {inventory.node!r}")
+                self._apply_all(node, wrong, ticket)
+                return
+            self._nodes[node].topology = dict(inventory.topology)
+            self._apply_all(node, inventory.pools, ticket)
+
+    def end(self, reservation: Reservation) -> None:
+        """The creation is over, whatever became of it."""
+        with self._changed:
+            self._last_ticket += 1
+            reservation.ended = self._last_ticket
+            self._changed.notify_all()
+
+    def refresh(self, nodes: Iterable[str] | None = None) -> None:
+        """Ask these nodes (None: all) how their pools are now."""
+        came = self.ticket()
+        wanted = set(self._nodes if nodes is None else nodes)
+        self._refresh(lambda: [name for name in wanted if self._nodes[name].ticket <= came])
+
+    def views(self) -> tuple[NodeView, ...]:
+        """What is known of all nodes, less the reservations."""
+        with self._changed:
+            return tuple(self._views(_NOTHING))
+
+    def troubled(self) -> tuple[str, ...]:
+        """The nodes that did not answer when they were last asked."""
+        with self._changed:
+            return tuple(name for name, node in self._nodes.items() if node.trouble)
+
+    def capacity(self, spec: VolumeSpec, segments: Segments | None) -> tuple[int, int, int]:
+        """Bytes available in all, the largest and the smallest size of one volume.
+
+        On the nodes that match the segments (None: all), as last known, less the reservations.
+        """
+        self._refresh(self._never_asked)
+        request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
+        pools = [
+            pool
+            for view in self.views()
+            if permits(request, view) and not view.trouble
+            for pool in view.pools
+            if pool.name == spec.pool
+        ]
+        sizes = [room(pool, spec)[0] for pool in pools]
+        return (
+            sum(sizes),
+            max(sizes, default=0),
+            max((pool.extent_bytes for pool in pools), default=0),
+        )
+
+    def permitted(self, node: str, requisite: tuple[Segments, ...]) -> bool:
+        """Whether the node is, or may be, in one of the topologies; () is any."""
+        with self._changed:
+            known = self._nodes.get(node, _Node()).topology
+        if known is None:  # not even asked: only its name is certain
+            names = [term.get(TOPOLOGY_NODE_KEY, node) for term in requisite]
+            return not names or node in names
+        request = PlacementRequest("", 0, VolumeSpec(""), requisite)
+        return permits(request, NodeView(node, known))
+
+    def _views(self, refused: Mapping[str, str], *, reserved: bool = True) -> list[NodeView]:
+        views = []
+        for name, node in self._nodes.items():
+            pools = {key: pool for key, (_, pool) in node.pools.items()}
+            for held in self._reservations if reserved else ():
+                if held.node == name and held.pool in pools:
+                    pools[held.pool] = less(pools[held.pool], held.taken)
+            trouble = refused.get(name, node.trouble)
+            views.append(NodeView(name, node.topology or {}, tuple(pools.values()), trouble))
+        return views
+
+    def _hold(self, name: str, request: PlacementRequest) -> Reservation:
+        _, pool = self._nodes[name].pools[request.spec.pool]
+        taken = footprint(pool, request.spec, request.size_bytes)
+        held = Reservation(self, name, pool.name, taken, self.ticket())
+        self._reservations.append(held)
+        return held
+
+    def _refusal(self, request: PlacementRequest, choice: Choice) -> ClusterError:
+        permitted = [view for view in self._views(_NOTHING) if permits(request, view)]
+        if permitted and all(view.trouble for view in permitted):
+            return Unavailable(f"no permitted node answers: {_why(choice)}")
+        pools = [
+            pool
+            for node in self._nodes.values()
+            for name, (_, pool) in node.pools.items()
+            if name == request.spec.pool
+        ]
+        largest = max((_total(pool, request.spec) for pool in pools), default=0)
+        if 0 < largest < request.size_bytes and not any(n.trouble for n in self._nodes.values()):
+            return OutOfRange(
+                f"{in_words(request.size_bytes)} is more than any pool"
+                f" {request.spec.pool!r} has in all ({in_words(largest)})"
+            )
+        return NoSpace(f"no node can take {in_words(request.size_bytes)}: {_why(choice)}")
+
+    def _never_asked(self) -> list[str]:
+        return [name for name, node in self._nodes.items() if not node.ticket]
+
+    def _asked_before(self, ticket: int, request: PlacementRequest) -> list[str]:
+        """The nodes that matter and were last asked before the ticket, or before a creation ended.
+
+        The latter only where an answer would settle it.
+        """
+        ended = {held.node for held in self._reservations if held.ended}
+        return [
+            name
+            for name, node in self._nodes.items()
+            if (node.topology is None or permits(request, NodeView(name, node.topology)))
+            and (node.ticket < ticket or (name in ended and not node.trouble))
+        ]
+
+    def _refresh(self, outdated: Callable[[], list[str]]) -> None:
+        """Ask the outdated nodes, together with everybody else who wants to know."""
+        with self._changed:
+            while self._refreshing:
+                self._changed.wait()
+            names = outdated()
+            if not names:
+                return
+            self._refreshing = True
+            ticket = self.ticket()
+            unknown = {name for name in names if self._nodes[name].topology is None}
+
+        def ask(name: str, agent: Agent) -> Inventory | tuple[PoolReport, ...]:
+            return agent.inventory() if name in unknown else agent.pools(fresh=True)
+
+        try:
+            answers = ask_all(self._agents, names, ask)
+            with self._changed:
+                for name, answer in answers.items():
+                    if isinstance(answer, Inventory):
+                        self.observe(name, answer, ticket)
+                    else:
+                        self._apply_all(name, answer, ticket)
+        finally:
+            with self._changed:
+                self._refreshing = False
+                self._changed.notify_all()
+
+    def _apply_all(
+        self, name: str, answer: tuple[PoolReport, ...] | ClusterError, ticket: int
+    ) -> None:
+        node = self._nodes[name]
+        if ticket < node.ticket:
+            return
+        node.ticket = ticket
+        if isinstance(answer, ClusterError):
+            node.trouble = f"agent unreachable ({answer})"
+            return
+        node.trouble = ""
+        for pool in answer:
+            self._apply(name, pool, ticket)
+        reported = {pool.name for pool in answer}
+        node.pools = {key: known for key, known in node.pools.items() if key in reported}
+        self._settle(ticket, lambda held: held.node == name)
+        self._changed.notify_all()
+
+    def _apply(self, name: str, pool: PoolReport, ticket: int) -> bool:
+        """Whether the report is newer than the one that is known."""
+        node = self._nodes[name]
+        known, _ = node.pools.get(pool.name, (0, None))
+        if ticket < known:
+            return False
+        node.pools[pool.name] = (ticket, pool)
+        self._settle(ticket, lambda held: (held.node, held.pool) == (name, pool.name))
+        return True
+
+    def _settle(self, ticket: int, concerned: Callable[[Reservation], bool]) -> None:
+        """Forget the reservations whose creation had ended when that was asked for."""
+        self._reservations = [
+            held for held in self._reservations if not (concerned(held) and 0 < held.ended < ticket)
+        ]
+
+
+def _total(pool: PoolReport, spec: VolumeSpec) -> int:
+    """The size of a volume that would fill the empty pool; raid1 has at most that much."""
+    if spec.provision is Provision.THIN:
+        return pool.thin.virtual_limit_bytes if pool.thin is not None else 0
+    return pool.thick_total_bytes
+
+
+def _why(choice: Choice) -> str:
+    return "; ".join(choice.refused)

@@ -1,0 +1,397 @@
+"""Comparing the store with what the nodes have, and mending what can be mended without a doubt.
+
+Mended: deletions and creations that nobody goes on with, leftovers, sizes that have grown, limits
+that a node has missed. Only reported, for a person to decide: logical volumes that no record knows,
+records whose logical volume is gone, what is not ours. Nothing is ever deleted that the store does
+not name.
+
+A comparison never races with the workflows. Records that changed since before the inventories were
+asked for are left to the next run; whatever is mended is read again under the object's lock, and
+left alone when it has changed or somebody works on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from cluster.agents import Agents, Inventory, SnapshotReport, VolumeReport, ask_all
+from cluster.creation import VolumeMaker
+from cluster.errors import Busy, ClusterError
+from cluster.groups import Groups
+from cluster.identifiers import key_of_id
+from cluster.locks import ObjectLocks
+from cluster.model import Group, Phase, Snapshot, Volume, volume_from_json
+from cluster.pools import PoolLedger
+from cluster.records import Entry, Table, group_table, snapshot_table, volume_table
+from cluster.snapshots import SnapshotRemover
+from cluster.store import RecordKind, RevisionExpired, Store
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T", Volume, Snapshot, Group)
+
+
+class DifferenceKind(StrEnum):
+    UNREACHABLE = "unreachable"  # a node that did not answer: nothing is known of it
+    ORPHAN = "orphan"  # ours by its tags, but no record knows it there
+    FOREIGN = "foreign"  # in our volume group, and not ours
+    MISSING = "missing"  # a record without its logical volume
+    INCOMPLETE = "incomplete"  # a record that is ready, a logical volume that is half-made
+    SIZE = "size"
+    LIMITS = "limits"
+    HALF_MADE = "half-made"  # a creation that nobody goes on with
+    DELETING = "deleting"  # a deletion that nobody goes on with
+    LEFTOVER = "leftover"  # parts of a volume on a node that it is not on
+    CONFLICT = "conflict"  # two that claim to be the same (only when a store is rebuilt)
+    UNREADABLE = "unreadable"  # its tags do not say what it is (likewise)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``object_id`` is an identifier or, for what is not ours, a name."""
+
+    kind: DifferenceKind
+    node: str
+    object_id: str
+    text: str
+    mended: bool = False
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """The records at one revision, and what the nodes had after that."""
+
+    volumes: Mapping[str, Entry[Volume]]  # by identifier
+    snapshots: Mapping[str, Entry[Snapshot]]
+    groups: Mapping[str, Entry[Group]]
+    inventories: Mapping[str, Inventory]
+    changed: frozenset[str]  # keys of what changed meanwhile: the inventories say nothing of it
+    volume_reports: Mapping[tuple[str, str], VolumeReport]  # by node and identifier
+    snapshot_reports: Mapping[tuple[str, str], SnapshotReport]
+
+    def settled(self, identifier: str) -> bool:
+        return key_of_id(identifier) not in self.changed
+
+
+class Reconciler:
+    """``grace_seconds``: how long a creation may lie still before it counts as given up."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        pools: PoolLedger,
+        locks: ObjectLocks,
+        *,
+        grace_seconds: float = 300.0,
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._pools = pools
+        self._locks = locks
+        self._grace_seconds = grace_seconds
+        self._volumes = volume_table(store)
+        self._snapshots = snapshot_table(store)
+        self._groups = group_table(store)
+        self._maker = VolumeMaker(store, agents, pools)
+        self._remover = SnapshotRemover(store, agents)
+        self._group_workflows = Groups(store, agents, locks)
+        self._one_run = threading.Lock()
+        self._last: tuple[Difference, ...] = ()
+        self._last_at: float | None = None
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """What the last run found."""
+        return self._last
+
+    def compared_seconds_ago(self) -> float | None:
+        """When the last run ended; None before the first."""
+        return None if self._last_at is None else time.monotonic() - self._last_at
+
+    def run_once(self) -> tuple[Difference, ...]:
+        """Compare, mend and report.
+
+        Raises Unavailable and DataLoss when the store fails, RevisionExpired when it has changed
+        too much meanwhile.
+        """
+        with self._one_run:
+            found = list(self._run())
+            for difference in found:
+                if difference in self._last:
+                    continue
+                _log.warning(
+                    "%s on %s: %s",
+                    difference.kind,
+                    difference.node or "no node",
+                    difference.text,
+                    extra={"object": difference.object_id, "mended": difference.mended},
+                )
+            self._last, self._last_at = tuple(found), time.monotonic()
+            self._locks.forget_idle(self._grace_seconds)
+            return self._last
+
+    def _run(self) -> Iterator[Difference]:
+        picture, unreachable = self._look()
+        yield from unreachable
+        for node, inventory in picture.inventories.items():
+            yield from self._unknown(node, inventory, picture)
+        for volume in picture.volumes.values():
+            yield from self._volume(volume, picture)
+        for group in picture.groups.values():
+            yield from self._group(group)
+        for snapshot in picture.snapshots.values():
+            yield from self._snapshot(snapshot, picture)
+
+    def _look(self) -> tuple[_Picture, list[Difference]]:
+        volumes, volumes_at = self._volumes.list()
+        snapshots, snapshots_at = self._snapshots.list()
+        groups, groups_at = self._groups.list()
+        ticket = self._pools.ticket()
+        answers = ask_all(self._agents, self._agents.names(), lambda _, agent: agent.inventory())
+        inventories: dict[str, Inventory] = {}
+        unreachable: list[Difference] = []
+        for node, answer in answers.items():
+            if isinstance(answer, Inventory) and answer.node == node:
+                inventories[node] = answer
+                self._pools.observe(node, answer, ticket)
+            else:
+                text = str(answer) if isinstance(answer, ClusterError) else f"it is {answer.node}"
+                unreachable.append(Difference(DifferenceKind.UNREACHABLE, node, "", text))
+        changed: set[str] = set()
+        for kind, revision in (
+            (RecordKind.VOLUME, volumes_at),
+            (RecordKind.SNAPSHOT, snapshots_at),
+            (RecordKind.GROUP, groups_at),
+        ):
+            changed |= self._changed_since(kind, revision)
+        seen = inventories.items()
+        picture = _Picture(
+            {entry.item.id: entry for entry in volumes},
+            {entry.item.id: entry for entry in snapshots},
+            {entry.item.id: entry for entry in groups},
+            inventories,
+            frozenset(changed),
+            {(node, volume.id): volume for node, all_ in seen for volume in all_.volumes},
+            {(node, cut.id): cut for node, all_ in seen for cut in all_.snapshots},
+        )
+        return picture, unreachable
+
+    def _changed_since(self, kind: RecordKind, revision: int) -> set[str]:
+        return {event.record.key for event in self._store.watch(kind, revision, timeout=0)}
+
+    def _unknown(self, node: str, inventory: Inventory, picture: _Picture) -> Iterator[Difference]:
+        for name in inventory.foreign:
+            yield Difference(DifferenceKind.FOREIGN, node, name, f"{name} is not ours")
+        for volume in inventory.volumes:
+            known = picture.volumes.get(volume.id)
+            places = () if known is None else (*known.item.nodes, *known.item.leftovers)
+            if node not in places and picture.settled(volume.id):
+                yield _orphan(node, "volume", volume.id)
+        for snapshot in inventory.snapshots:
+            cut = picture.snapshots.get(snapshot.id)
+            if (cut is None or node not in cut.item.nodes) and picture.settled(snapshot.id):
+                yield _orphan(node, "snapshot", snapshot.id)
+
+    def _volume(self, entry: Entry[Volume], picture: _Picture) -> Iterator[Difference]:
+        volume = entry.item
+        if not picture.settled(volume.id):
+            return
+        match volume.phase:
+            case Phase.DELETING:
+                yield from self._finish(
+                    self._volumes, entry, self._maker.remove, DifferenceKind.DELETING
+                )
+            case Phase.CREATING if self._given_up(entry.key):
+                yield from self._finish(
+                    self._volumes, entry, self._maker.remove, DifferenceKind.HALF_MADE
+                )
+            case Phase.READY:
+                if volume.leftovers:
+                    yield from self._finish(
+                        self._volumes, entry, self._remove_leftovers, DifferenceKind.LEFTOVER
+                    )
+                for node in volume.nodes:
+                    if node in picture.inventories:
+                        report = picture.volume_reports.get((node, volume.id))
+                        yield from self._replica(entry, node, report)
+
+    def _replica(
+        self, entry: Entry[Volume], node: str, report: VolumeReport | None
+    ) -> Iterator[Difference]:
+        volume = entry.item
+        if report is None:
+            text = f"volume {volume.id} ({volume.name}) has no logical volume"
+            yield Difference(DifferenceKind.MISSING, node, volume.id, text)
+        elif not report.complete:
+            text = f"volume {volume.id} is ready, its logical volume is not complete"
+            yield Difference(DifferenceKind.INCOMPLETE, node, volume.id, text)
+        elif report.size_bytes < volume.size_bytes:
+            text = f"volume {volume.id}: {report.size_bytes} bytes, {volume.size_bytes} recorded"
+            yield Difference(DifferenceKind.SIZE, node, volume.id, text)
+        elif report.size_bytes > volume.size_bytes:
+            size = report.size_bytes
+            yield from self._finish(
+                self._volumes,
+                entry,
+                lambda current: self._volumes.update(current, size_bytes=size),
+                DifferenceKind.SIZE,
+            )
+        elif _limits_differ(volume, report):
+            yield from self._finish(
+                self._volumes,
+                entry,
+                lambda current: self._agents.agent(node).set_limits(volume.id, current.item.limits),
+                DifferenceKind.LIMITS,
+            )
+
+    def _snapshot(self, entry: Entry[Snapshot], picture: _Picture) -> Iterator[Difference]:
+        snapshot = entry.item
+        group = picture.groups.get(snapshot.group_id)
+        if not picture.settled(snapshot.id) or (group and group.item.phase is not Phase.READY):
+            return  # it goes with its group
+        if snapshot.phase is Phase.DELETING:
+            yield from self._finish(
+                self._snapshots, entry, self._remover.remove, DifferenceKind.DELETING
+            )
+        elif snapshot.phase is Phase.CREATING and self._given_up(entry.key):
+            yield from self._finish(
+                self._snapshots, entry, self._remover.remove, DifferenceKind.HALF_MADE
+            )
+        elif snapshot.phase is Phase.READY:
+            for node in snapshot.nodes:
+                report = picture.snapshot_reports.get((node, snapshot.id))
+                if node in picture.inventories and report is None:
+                    text = f"snapshot {snapshot.id} ({snapshot.name}) has no logical volume"
+                    yield Difference(DifferenceKind.MISSING, node, snapshot.id, text)
+
+    def _group(self, entry: Entry[Group]) -> Iterator[Difference]:
+        if entry.item.phase is Phase.DELETING:
+            yield from self._finish(
+                self._groups, entry, self._group_workflows.remove, DifferenceKind.DELETING
+            )
+        elif entry.item.phase is Phase.CREATING and self._given_up(entry.key):
+            yield from self._finish(
+                self._groups, entry, self._group_workflows.remove, DifferenceKind.HALF_MADE
+            )
+
+    def _given_up(self, key: str) -> bool:
+        return self._locks.idle_seconds(key) >= self._grace_seconds
+
+    def _remove_leftovers(self, entry: Entry[Volume]) -> None:
+        left = self._maker.remove_leftovers(entry).item.leftovers
+        if left:
+            raise ClusterError(f"volume {entry.item.id} has leftovers on {', '.join(left)}")
+
+    def _finish(
+        self,
+        table: Table[_T],
+        entry: Entry[_T],
+        mend: Callable[[Entry[_T]], object],
+        kind: DifferenceKind,
+    ) -> Iterator[Difference]:
+        """Mend it, if it is still as it was and nobody works on it."""
+        identifier = entry.item.id
+        node = ", ".join(getattr(entry.item, "nodes", ()))
+        try:
+            with self._locks.hold(entry.key, "reconciliation"):
+                current = table.find(entry.key)
+                if current is None or current.revision != entry.revision:
+                    return
+                mend(current)
+        except Busy:
+            return
+        except ClusterError as error:
+            yield Difference(kind, node, identifier, str(error))
+        else:
+            yield Difference(kind, node, identifier, f"{identifier} is mended", mended=True)
+
+
+class ReconcileLoop:
+    """Runs a reconciler every ``interval_seconds``, and when it is woken, in a thread of its own.
+
+    Nodes that do not answer are asked for their pools every ``retry_seconds``, so that a node that
+    comes back is soon given volumes again. ``on_result`` gets what each run found.
+    """
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        pools: PoolLedger,
+        *,
+        interval_seconds: float = 60.0,
+        retry_seconds: float = 5.0,
+        on_result: Callable[[tuple[Difference, ...]], None] = lambda _: None,
+    ) -> None:
+        self._reconciler = reconciler
+        self._pools = pools
+        self._interval_seconds = interval_seconds
+        self._retry_seconds = retry_seconds
+        self._on_result = on_result
+        self._changed = threading.Condition()
+        self._woken = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Run as soon as possible."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Returns when the run that may be going on has ended."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stopped:
+            next_run = time.monotonic() + self._interval_seconds
+            self._safely(self._run)
+            while not self._wait(next_run):
+                self._safely(lambda: self._pools.refresh(self._pools.troubled()))
+
+    def _run(self) -> None:
+        self._on_result(self._reconciler.run_once())
+
+    def _wait(self, until: float) -> bool:
+        """Whether it is time for a run; False after a while, so that troubled nodes are asked."""
+        with self._changed:
+            left = min(until - time.monotonic(), self._retry_seconds)
+            self._changed.wait_for(lambda: self._woken or self._stopped, timeout=left)
+            due = self._woken or self._stopped or time.monotonic() >= until
+            self._woken = False
+            return due
+
+    @staticmethod
+    def _safely(step: Callable[[], object]) -> None:
+        try:
+            step()
+        except RevisionExpired:
+            _log.info("the store changed faster than it could be compared")
+        except ClusterError as error:
+            _log.warning("reconciliation failed: %s", error)
+        except Exception:
+            _log.exception("reconciliation failed")  # the loop has to live on
+
+
+def _orphan(node: str, what: str, identifier: str) -> Difference:
+    text = f"{what} {identifier} is tagged as ours, but no record has it there"
+    return Difference(DifferenceKind.ORPHAN, node, identifier, text)
+
+
+def _limits_differ(volume: Volume, report: VolumeReport) -> bool:
+    try:
+        return volume_from_json(report.record).limits != volume.limits
+    except ClusterError:
+        return False  # a damaged record in the tags is not mended by setting limits

@@ -1,0 +1,191 @@
+"""Rebuilding a lost store from what the nodes hold.
+
+Each logical volume of ours carries its record, as it was when it was made, in its tags. What has
+changed since is taken from the node: the size, and who uses it. Not known any more: the access mode
+of a publication (any mode is accepted once), the names of groups (their keys are known), and
+whether a group that was just being cut or deleted was whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from cluster.agents import Agents, Inventory, VolumeReport, ask_all
+from cluster.errors import ClusterError, DataLoss, Refused, Unavailable
+from cluster.identifiers import key_of_id
+from cluster.model import (
+    Group,
+    Phase,
+    Publication,
+    Snapshot,
+    Volume,
+    snapshot_from_json,
+    volume_from_json,
+)
+from cluster.reconcile import Difference, DifferenceKind
+from cluster.records import group_table, snapshot_table, volume_table
+from cluster.store import RecordKind, Store
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How many records were rebuilt, and what a person has to look at."""
+
+    volumes: int
+    snapshots: int
+    groups: int
+    differences: tuple[Difference, ...]
+
+
+def recover(store: Store, agents: Agents, allow_missing: Collection[str] = ()) -> Recovery:
+    """Fill an empty store from the inventories of all nodes, less those in ``allow_missing``.
+
+    Raises Refused when the store is not empty, and Unavailable naming the nodes that do not answer:
+    what they hold would be unknown to the store, and made a second time.
+    """
+    for kind in RecordKind:
+        if store.list(kind, limit=1)[0]:
+            raise Refused("the store holds records: only an empty one can be rebuilt")
+    inventories = _inventories(agents, allow_missing)
+    differences: list[Difference] = []
+    volumes = _volumes(inventories, differences)
+    snapshots = _snapshots(inventories, differences)
+    groups = _groups(snapshots)
+    for snapshot in snapshots:
+        snapshot_table(store).create(snapshot)
+    for group in groups:
+        group_table(store).create(group)
+    for volume in volumes:
+        volume_table(store).create(volume)
+    return Recovery(len(volumes), len(snapshots), len(groups), tuple(differences))
+
+
+def _inventories(agents: Agents, allow_missing: Collection[str]) -> dict[str, Inventory]:
+    answers = ask_all(agents, agents.names(), lambda _, agent: agent.inventory())
+    silent = {
+        node: str(answer)
+        for node, answer in answers.items()
+        if isinstance(answer, ClusterError) and node not in allow_missing
+    }
+    if silent:
+        texts = "; ".join(f"{node}: {text}" for node, text in silent.items())
+        raise Unavailable(f"all nodes are needed, and these do not answer: {texts}")
+    found = {node: answer for node, answer in answers.items() if isinstance(answer, Inventory)}
+    for node, inventory in found.items():
+        if inventory.node != node:
+            raise Refused(f"the agent configured as {node} is that of {inventory.node}")
+    return found
+
+
+def _volumes(inventories: Mapping[str, Inventory], notes: list[Difference]) -> list[Volume]:
+    by_key: dict[str, list[tuple[Volume, VolumeReport]]] = {}
+    for node, inventory in inventories.items():
+        for report in inventory.volumes:
+            try:
+                volume = _volume(node, report)
+            except DataLoss as error:
+                notes.append(Difference(DifferenceKind.UNREADABLE, node, report.id, str(error)))
+            else:
+                by_key.setdefault(key_of_id(volume.id), []).append((volume, report))
+    return [volume for candidates in by_key.values() for volume in _choose(candidates, notes)]
+
+
+def _volume(node: str, report: VolumeReport) -> Volume:
+    volume = volume_from_json(report.record)
+    if volume.id != report.id:
+        raise DataLoss(f"the record in the tags is that of {volume.id}")
+    published = tuple(Publication(node, False, "") for _ in report.mounts[:1])
+    return replace(
+        volume,
+        size_bytes=report.size_bytes,
+        # Half-made: nobody was told of it, so the reconcile loop removes it unless the call that
+        # was making it is repeated.
+        phase=Phase.READY if report.complete else Phase.CREATING,
+        nodes=(node,),
+        published=published,
+        leftovers=(),
+    )
+
+
+def _choose(
+    candidates: list[tuple[Volume, VolumeReport]], notes: list[Difference]
+) -> Iterator[Volume]:
+    """The one record of several that claim the same name.
+
+    A creation that went on on another node leaves a copy that nobody ever used or completed. If
+    that does not tell them apart, a person must.
+    """
+    for better in (
+        lambda _: True,
+        lambda report: report.complete,
+        lambda report: report.complete and report.used,
+    ):
+        left = [volume for volume, report in candidates if better(report)]
+        if len(left) == 1:
+            yield _take(left[0], candidates, notes)
+            return
+    places = ", ".join(f"{volume.id} on {volume.nodes[0]}" for volume, _ in candidates)
+    for volume, _ in candidates:
+        text = f"several volumes claim the name {volume.name!r}: {places}; none was taken"
+        notes.append(Difference(DifferenceKind.CONFLICT, volume.nodes[0], volume.id, text))
+
+
+def _take(
+    chosen: Volume, candidates: list[tuple[Volume, VolumeReport]], notes: list[Difference]
+) -> Volume:
+    leftovers: list[str] = []
+    for other, report in candidates:
+        if other is chosen:
+            continue
+        if other.id == chosen.id and not report.complete:
+            leftovers += other.nodes
+        else:
+            text = f"claims the same name as {chosen.id} on {chosen.nodes[0]}, which was taken"
+            notes.append(Difference(DifferenceKind.CONFLICT, other.nodes[0], other.id, text))
+    return replace(chosen, leftovers=tuple(leftovers))
+
+
+def _snapshots(inventories: Mapping[str, Inventory], notes: list[Difference]) -> list[Snapshot]:
+    found: dict[str, Snapshot] = {}
+    for node, inventory in inventories.items():
+        for report in inventory.snapshots:
+            try:
+                snapshot = snapshot_from_json(report.record)
+                if snapshot.id != report.id:
+                    raise DataLoss(f"the record in the tags is that of {snapshot.id}")
+            except DataLoss as error:
+                notes.append(Difference(DifferenceKind.UNREADABLE, node, report.id, str(error)))
+                continue
+            key = key_of_id(snapshot.id)
+            if key in found:
+                text = f"{found[key].id} on {found[key].nodes[0]} has the same name: that was taken"
+                notes.append(Difference(DifferenceKind.CONFLICT, node, snapshot.id, text))
+                continue
+            found[key] = replace(
+                snapshot,
+                size_bytes=report.size_bytes,
+                phase=Phase.READY if report.complete else Phase.CREATING,
+                nodes=(node,),
+            )
+    return list(found.values())
+
+
+def _groups(snapshots: list[Snapshot]) -> list[Group]:
+    members: dict[str, list[Snapshot]] = {}
+    for snapshot in snapshots:
+        if snapshot.group_id:
+            members.setdefault(snapshot.group_id, []).append(snapshot)
+    return [
+        Group(
+            id=group_id,
+            name="",
+            volume_ids=tuple(cut.volume_id for cut in cuts),
+            snapshot_ids=tuple(cut.id for cut in cuts),
+            phase=Phase.READY,
+            created_at=cuts[0].created_at,
+        )
+        for group_id, unsorted in members.items()
+        if (cuts := sorted(unsorted, key=lambda cut: cut.volume_id))
+        and all(cut.phase is Phase.READY for cut in cuts)
+    ]

@@ -1,0 +1,162 @@
+"""The workflows of volumes. Each may be cut off at any point and repeated.
+
+Every call may raise Busy (another one works on the same volume), Conflict and Unavailable: then it
+is to be repeated. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.agents import Agents, Health
+from cluster.creation import CreateRequest, VolumeMaker
+from cluster.errors import AlreadyExists, ClusterError, NotFound, OutOfRange, Refused
+from cluster.identifiers import Kind, key_of_id, key_of_name, require_id
+from cluster.locks import ObjectLocks
+from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Publication, Volume, VolumeSpec
+from cluster.placement import in_words
+from cluster.pools import PoolLedger
+from cluster.records import volume_table
+from cluster.store import Store
+
+__all__ = ["CreateRequest", "Volumes"]
+
+
+class Volumes:
+    def __init__(self, store: Store, agents: Agents, pools: PoolLedger, locks: ObjectLocks) -> None:
+        self._table = volume_table(store)
+        self._agents = agents
+        self._pools = pools
+        self._locks = locks
+        self._maker = VolumeMaker(store, agents, pools)
+
+    def create(self, request: CreateRequest) -> Volume:
+        """As ``VolumeMaker.make``; idempotent by name."""
+        with self._locks.hold(key_of_name(Kind.VOLUME, request.name), "creation"):
+            return self._maker.make(request)
+
+    def delete(self, volume_id: str) -> None:
+        """A volume that is not there is success. Raises Refused while it is in use."""
+        try:
+            require_id(Kind.VOLUME, volume_id, "volume_id")
+        except NotFound:
+            return
+        with self._locks.hold(key_of_id(volume_id), "deletion"):
+            entry = self._table.find_id(volume_id)
+            if entry is None:
+                return
+            if entry.item.published:
+                raise Refused(f"volume {volume_id} is published on {_places(entry.item)}")
+            self._maker.remove(entry)
+
+    def get(self, volume_id: str) -> Volume:
+        """Raises NotFound, also for a volume that is half-made or being deleted."""
+        return self._table.ready(require_id(Kind.VOLUME, volume_id, "volume_id")).item
+
+    def list(self, *, after: str = "", limit: int = 0) -> tuple[list[Volume], str]:
+        """A page of volumes and the token of the next one: see ``Table.page``."""
+        return self._table.page(after, limit)
+
+    def publish(self, volume_id: str, node: str, readonly: bool, access_mode: str) -> Volume:
+        """Let one node use the volume.
+
+        Raises NotFound (volume or node), Refused when another node has it or the volume is not on
+        that node, AlreadyExists when that node has it in another way.
+        """
+        require_id(Kind.VOLUME, volume_id, "volume_id")
+        with self._locks.hold(key_of_id(volume_id), "publication"):
+            entry = self._table.ready(volume_id)
+            volume = entry.item
+            if node not in self._agents.names():
+                raise NotFound(f"no node {node!r}")
+            wanted = Publication(node, readonly, access_mode)
+            if wanted in volume.published:
+                return volume
+            if node not in volume.nodes:
+                raise Refused(f"volume {volume_id} is on {', '.join(volume.nodes)}, not on {node}")
+            for present in volume.published:
+                if present.node != node:
+                    raise Refused(f"volume {volume_id} is published on {present.node}")
+                if present.access_mode:  # a rebuilt store does not know in which mode it was
+                    raise AlreadyExists(
+                        f"volume {volume_id} is published on {node} as {present.access_mode}"
+                        f"{' (read-only)' if present.readonly else ''}"
+                    )
+            return self._table.update(entry, published=(wanted,)).item
+
+    def unpublish(self, volume_id: str, node: str) -> None:
+        """``node`` "" is all. A volume that is not there or not published is success."""
+        try:
+            require_id(Kind.VOLUME, volume_id, "volume_id")
+        except NotFound:
+            return
+        with self._locks.hold(key_of_id(volume_id), "unpublication"):
+            entry = self._table.find_id(volume_id)
+            if entry is None:
+                return
+            kept = tuple(p for p in entry.item.published if node and p.node != node)
+            if kept != entry.item.published:
+                self._table.update(entry, published=kept)
+
+    def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> int:
+        """Returns the size that it has then. Raises NotFound, OutOfRange, NoSpace.
+
+        The agent is asked even when the record is large enough: a former call may have been cut
+        off after the logical volume had grown and before the devices over it had.
+        """
+        require_id(Kind.VOLUME, volume_id, "volume_id")
+        with self._locks.hold(key_of_id(volume_id), "expansion"):
+            entry = self._table.ready(volume_id)
+            size = max(required_bytes, entry.item.size_bytes)
+            if 0 < limit_bytes < size:
+                raise OutOfRange(
+                    f"volume {volume_id} would have {in_words(size)}, more than the limit of"
+                    f" {in_words(limit_bytes)}"
+                )
+            for node in entry.item.nodes:
+                ticket = self._pools.ticket()
+                size, pool = self._agents.agent(node).expand_volume(volume_id, size, limit_bytes)
+                self._pools.report(node, pool, ticket)
+            if size > entry.item.size_bytes:
+                entry = self._table.update(entry, size_bytes=size)
+            return entry.item.size_bytes
+
+    def modify(self, volume_id: str, limits: IoLimits) -> None:
+        """Raises NotFound. The reconcile loop brings a node that cannot be reached up to date."""
+        require_id(Kind.VOLUME, volume_id, "volume_id")
+        with self._locks.hold(key_of_id(volume_id), "modification"):
+            entry = self._table.ready(volume_id)
+            if entry.item.limits != limits:
+                entry = self._table.update(entry, limits=limits)
+            for node in entry.item.nodes:
+                self._agents.agent(node).set_limits(volume_id, limits)
+
+    def capacity(
+        self, spec: VolumeSpec, segments: Mapping[str, str] | None
+    ) -> tuple[int, int, int]:
+        """As ``PoolLedger.capacity``."""
+        return self._pools.capacity(spec, segments)
+
+    def health(self, volume_id: str) -> tuple[Health, str]:
+        """How the volume is, and what is wrong in words. Raises NotFound."""
+        volume = self.get(volume_id)
+        for node in volume.nodes:
+            if node not in self._agents.names():
+                return Health.INACCESSIBLE, f"node {node} is not configured"
+            try:
+                report = self._agents.agent(node).get_volume(volume_id)
+            except NotFound:
+                return Health.DATA_LOSS, f"node {node} does not have it any more"
+            except ClusterError as error:
+                return Health.INACCESSIBLE, f"node {node} does not answer: {error}"
+            if report.health is not Health.OK:
+                return report.health, report.trouble
+        return Health.OK, ""
+
+    def topology(self, volume: Volume) -> tuple[Mapping[str, str], ...]:
+        """From where it can be used (CSI, ``Volume.accessible_topology``)."""
+        return tuple({TOPOLOGY_NODE_KEY: node} for node in volume.nodes)
+
+
+def _places(volume: Volume) -> str:
+    return ", ".join(publication.node for publication in volume.published)
