@@ -10,14 +10,19 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from host.errors import DeviceFailed, HostError, InUse, Missing
 
 _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
+_BLKSSZGET = 0x1268
+_SYS = Path("/sys/dev/block")
 _STEP = 64 << 20  # one ioctl must not run for minutes: it cannot be interrupted
 _BLOCK = 1 << 20
 _GRAIN = 64 << 10  # the smallest chunk of a thin pool: what is zero in the source is not allocated
@@ -33,6 +38,40 @@ def size_of(path: str) -> int:
     with _opened(path, os.O_RDONLY) as fd:
         answer = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
         return int(struct.unpack("Q", answer)[0])
+
+
+def size_of_number(number: str) -> int:
+    """Size in bytes of the device ``major:minor``, without opening it. Raises Missing."""
+    try:
+        return int((_SYS / number / "size").read_text()) * 512
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {number}") from error
+
+
+def logical_block_size(path: str) -> int:
+    """The smallest piece in bytes that can be read or written. Raises Missing, DeviceFailed."""
+    with _opened(path, os.O_RDONLY) as fd:
+        answer = fcntl.ioctl(fd, _BLKSSZGET, bytes(4))
+        return int(struct.unpack("I", answer)[0])
+
+
+def holders_of(path: str) -> list[str]:
+    """Kernel names (``dm-3``) of the devices that are stacked on this one. Raises Missing."""
+    try:
+        number = Path(path).stat().st_rdev
+        holders = _SYS / f"{os.major(number)}:{os.minor(number)}" / "holders"
+        return sorted(entry.name for entry in holders.iterdir())
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {path}") from error
+
+
+def wait_for_node(path: str, seconds: float) -> None:
+    """Wait until the device node is there, which udev may make a moment later. Raises Missing."""
+    give_up = time.monotonic() + seconds
+    while not stat.S_ISBLK(_mode(path)):
+        if time.monotonic() >= give_up:
+            raise Missing(f"{path} has not come within {seconds} s")
+        time.sleep(0.02)
 
 
 def zero_edges(path: str) -> None:
@@ -86,6 +125,13 @@ def probe_read(path: str) -> None:
     with mmap.mmap(-1, 4096) as buffer, _opened(path, os.O_RDONLY | os.O_DIRECT) as fd:
         if os.preadv(fd, [buffer], 0) == 0:
             raise DeviceFailed(f"{path} has no data: the device under it is gone")
+
+
+def _mode(path: str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _runs(view: memoryview, skip_zeros: bool) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,140 @@
+"""Devices held suspended for a moment, such as for a snapshot of several volumes at one instant.
+
+While they are suspended, whatever is written to them hangs, and with it the pods. So a process of
+its own suspends them and holds the deadline (``resume_guard_process.py``): it resumes them when the
+agent says so, when the deadline passes, or when the agent dies, whichever comes first.
+
+    with suspended(runner, names, seconds=10) as cut:
+        …                     # take the snapshots
+    if not cut.held: …        # they do not fit together: throw them away
+
+What remains is the death of both: ``DeviceMapper.resume_all`` at the start of the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from host.device_mapper import DeviceMapper
+from host.errors import CommandStuck, HostError, Missing, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from host.command import Child, Runner
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from host.resume_guard_process import main; main(sys.argv[2:])"
+)
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_START_SECONDS = 10.0
+# The guard itself waits 20 s for a thaw that hangs.
+_RELEASE_SECONDS = 30.0
+
+
+class Cut:
+    """``held`` after the ``with`` block: all devices were suspended until its end."""
+
+    def __init__(self) -> None:
+        self.held = False
+
+
+@contextlib.contextmanager
+def suspended(
+    runner: Runner,
+    names: Sequence[str],
+    *,
+    seconds: float,
+    lockfs: bool = True,
+    cgroup: Path | None = None,
+) -> Iterator[Cut]:
+    """Hold the devices ``names`` suspended, for ``seconds`` at the most, all of it included.
+
+    They are suspended in the given order: upper ones of a stack first. ``lockfs`` freezes the file
+    system that is mounted on each, so that a snapshot below needs no recovery; for that it has to
+    be the topmost device. What the file systems have not yet written is written while they are
+    frozen: ``mount.sync`` them before.
+
+    With ``cgroup`` the guard moves there: what is left in the cgroup of a container is killed when
+    the container ends, and a guard has to outlive it.
+
+    Raises ``Missing`` for a device that is not there, ``CommandStuck`` where suspending takes
+    longer than ``seconds``; all are resumed then. Does not raise at the end: see ``Cut.held``.
+    """
+    if not names:
+        raise ValueError("no device to suspend")
+    for name in names:
+        runner.check(name)
+    arguments = [_PACKAGES, str(cgroup or ""), str(seconds), "1" if lockfs else "0", *names]
+    guard = runner.spawn(
+        [sys.executable, "-I", "-S", "-c", _BOOT, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    cut = Cut()
+    try:
+        _require_suspended(runner, guard, names, seconds)
+        try:
+            yield cut
+        finally:
+            cut.held = _release(guard)
+    finally:
+        _bury(runner, guard, names)
+
+
+def _require_suspended(runner: Runner, guard: Child, names: Sequence[str], seconds: float) -> None:
+    answer = _answer(guard, seconds + _START_SECONDS)
+    if answer == "suspended":
+        for name in names:
+            runner.answered(name)
+        return
+    if not answer.startswith("failed "):
+        raise CommandStuck(f"the guard for {', '.join(names)} gave no answer: {answer!r}")
+    _, name, number = answer.split()
+    if number == "ENXIO":
+        raise Missing(f"there is no device-mapper device {name}")
+    if number in ("EINTR", "ETIMEDOUT"):
+        runner.missed_deadline(name)
+        raise CommandStuck(f"device {name} was not suspended within {seconds:g} s; it is resumed")
+    raise Refused(f"device {name} cannot be suspended: {number}")
+
+
+def _release(guard: Child) -> bool:
+    with contextlib.suppress(OSError):  # it has fired and gone
+        os.write(guard.stdin.fileno(), b"release\n")
+    return _answer(guard, _RELEASE_SECONDS) == "held"
+
+
+def _bury(runner: Runner, guard: Child, names: Sequence[str]) -> None:
+    """Wait for the guard's end. One that does not end, or was killed, has its work done here."""
+    guard.close_pipes()
+    if guard.wait(_RELEASE_SECONDS) == 0:
+        return
+    runner.abandon(guard)
+    mapper = DeviceMapper(runner)
+    for name in names:
+        with contextlib.suppress(HostError):
+            mapper.resume(name, deadline=_RELEASE_SECONDS)
+
+
+def _answer(guard: Child, seconds: float) -> str:
+    """The next line of the guard; what has come so far where it does not come in time."""
+    end = time.monotonic() + seconds
+    text = b""
+    descriptor = guard.stdout.fileno()
+    while not text.endswith(b"\n"):
+        if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            break
+        data = os.read(descriptor, 256)
+        if not data:
+            break
+        text += data
+    return text.decode("ascii", "replace").strip()
