@@ -63,10 +63,14 @@ class Result:
 
 
 class GuestProcess:
-    """A long-running process in a node, started by `Node.spawn`."""
+    """A long-running process in a node, started by `Node.spawn`.
+
+    When the node is powered off it counts as ended by SIGKILL.
+    """
 
     def __init__(self, node: Node, pid: int, log_path: str) -> None:
         self._node = node
+        self._boot = node.boots
         self.pid = pid
         self.log_path = log_path
 
@@ -87,8 +91,9 @@ class GuestProcess:
 
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal to the process, or to its whole group."""
-        request = {"pid": self.pid, "signal": int(number), "group": group}
-        self._node.ask("signal", request)
+        if not self._powered_off:
+            request = {"pid": self.pid, "signal": int(number), "group": group}
+            self._node.ask("signal", request)
 
     def kill(self) -> None:
         """SIGKILL to the process and its group, and wait for its end."""
@@ -104,7 +109,13 @@ class GuestProcess:
         """What the process wrote to its two outputs so far."""
         return self._node.get(self.log_path, timeout=timeout).decode(errors="replace")
 
+    @property
+    def _powered_off(self) -> bool:
+        return self._node.boots != self._boot or not self._node.running
+
     def _wait(self, timeout: float) -> int | None:
+        if self._powered_off:
+            return -signal.SIGKILL
         request = {"pid": self.pid, "timeout": timeout}
         answer = self._node.ask("wait", request, timeout=timeout + 30.0)
         code: int | None = answer.result["returncode"]
@@ -116,7 +127,8 @@ class Node:
 
     `disks` are the host's image files, sparse, in the order /dev/ubdb, /dev/ubdc, …; None leaves
     a letter out. What they hold survives kill() and start(); the list may be changed between the
-    two. Everything else in a node (its root, /run …) begins anew at each start.
+    two. Everything else in a node (its root, /run …) begins anew at each start: it sees the host's
+    files as they were when it first looked at them.
     """
 
     def __init__(self, name: str, index: int, *, memory: int, udev: bool) -> None:
@@ -132,7 +144,8 @@ class Node:
         self._alive_fd = -1
         self._relays: dict[str, int] = {}
         self._spawned: list[GuestProcess] = []
-        self._cut: network.Direction | None = None
+        self._console_from = 0
+        self.boots = 0
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {self.address}, {'up' if self.running else 'down'})"
@@ -141,12 +154,14 @@ class Node:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        process = self._process
+        return process is not None and process.poll() is None
 
     @property
     def pid(self) -> int | None:
         """The host's process id of what runs the node."""
-        return self._process.pid if self._process is not None else None
+        process = self._process
+        return process.pid if process is not None else None
 
     @property
     def console_path(self) -> Path:
@@ -186,6 +201,7 @@ class Node:
         os.close(writable)
         self._alive_fd = readable
         self._spawned.clear()
+        self.boots += 1
 
     def finish_start(self) -> None:
         """Wait until the node answers; BootFailed if it does not."""

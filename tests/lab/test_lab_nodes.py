@@ -130,6 +130,15 @@ def test_a_long_running_process_is_watched_signalled_and_its_end_seen(node: Node
     assert killed.poll() == -signal.SIGKILL
 
 
+def test_nodes_reach_a_process_on_the_host(lab: Lab, node: Node) -> None:
+    argv = [sys.executable, "-c", ECHO_SERVER, "tcp", "7777"]
+    server = lab.spawn(argv, log="host-echo.log")
+    wait_until(lambda: "listening" in server.log())
+    echoed = node.run(["python3", "-c", ECHO_CLIENT, lab.host_address, "7777"])
+    assert echoed.text == "hello"
+    assert server.stop() == -signal.SIGTERM
+
+
 def test_files_go_in_and_out_and_a_folder_is_shared(lab: Lab, node: Node) -> None:
     node.put("/etc/made/by/test", b"\x00data", mode=0o600)
     assert node.get("/etc/made/by/test") == b"\x00data"
@@ -176,6 +185,10 @@ def test_cut_off_nodes_do_not_reach_each_other_but_obey(
         assert two.run(["hostname"]).text == two.name
         two.join()
         assert reached(), direction
+    one.disturb("loss 100%")
+    assert not reached()
+    one.disturb("")
+    assert reached()
     two.cut()
     two.restart()
     start_echo_server(two, "tcp", "7777")
@@ -191,13 +204,16 @@ class TestPower:
             "mkfs.ext4 -q /dev/ubdb; mkdir /data; mount /dev/ubdb /data; touch /root/file;"
             "dd if=/dev/zero of=/data/file bs=1M count=5 conv=fsync status=none"
         )
+        process = node.spawn(["sleep", "1000"], log="/var/log/sleep.log")
         node.kill()
         assert not node.running
+        assert process.poll() == -signal.SIGKILL
         with pytest.raises(NodeDown):
             node.run(["true"])
         node.start()
         node.sh("mkdir /data; mount /dev/ubdb /data; test $(stat -c %s /data/file) = 5242880")
         node.sh("test ! -e /root/file")
+        assert process.stop() == -signal.SIGKILL
 
     def test_a_command_under_way_ends_at_once(self, make_node: Callable[..., Node]) -> None:
         node = make_node()
