@@ -70,7 +70,8 @@ wheel: ## Build the wheel into dist/
 	@scripts/setup.sh python
 	@$(BIN)/python -m hatchling build -t wheel
 
-clean: ## Remove what tests, builds and aborted lab runs have left
+clean: ## End a lab of the command line; remove what tests and builds have left
+	@if [ -e .lab ] && [ -x $(BIN)/python ]; then $(BIN)/python -m lab down 2>/dev/null || true; fi
 	@rm -rf dist .lab .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.errors import ClusterError
-from host.errors import HostError
+from cli.failures import EXPECTED
 from node_agent.logs import LogFormat, set_up_logging
 from node_agent.toml_table import ConfigError
 
@@ -26,7 +25,7 @@ def run_daemon(name: str, arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"xlss {name}: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    except (ClusterError, HostError, OSError) as error:
+    except EXPECTED as error:
         _log.error("%s", error)
         return 1
 
@@ -68,6 +67,7 @@ def _controller(options: argparse.Namespace) -> int:
 
 def _node(options: argparse.Namespace) -> int:
     from csi.node.main import run_node
+
     from node_agent.config import load_node_config
 
     config = load_node_config(options.config)

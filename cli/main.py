@@ -6,6 +6,7 @@ start-up time and memory that they are held to.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from node_agent.version import VERSION
@@ -15,6 +16,8 @@ DAEMONS = ("controller", "node")
 
 def main() -> int:
     arguments = sys.argv[1:]
+    # gRPC's own messages are no JSON, and what matters of them is in our errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if arguments in (["--version"], ["version"]):
         print(f"xlss {VERSION}")
         return 0

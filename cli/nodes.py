@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cli.admin_client import DEFAULT_SOCKET, NodeStatus, connect
 from cli.options import SocketOption
@@ -23,7 +23,8 @@ def nodes(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.T
     print_pools(found)
 
 
-def print_nodes(found: Iterable[NodeStatus]) -> None:
+def print_nodes(found: Sequence[NodeStatus]) -> None:
+    """A line for each node, and below them why some do not answer."""
     print_table(
         ["node", "state", ">volumes", ">snapshots", "version", "topology", "address"],
         [
@@ -39,6 +40,9 @@ def print_nodes(found: Iterable[NodeStatus]) -> None:
             for node in found
         ],
     )
+    for node in found:
+        if node.trouble:
+            console.print(node.trouble, style="red", markup=False)
 
 
 def print_pools(found: Iterable[NodeStatus]) -> None:
@@ -51,7 +55,7 @@ def print_pools(found: Iterable[NodeStatus]) -> None:
 
 def _state(node: NodeStatus) -> str:
     if node.trouble:
-        return f"unreachable: {node.trouble}"
+        return "unreachable"
     if node.stuck_commands:
         return f"{node.stuck_commands} commands are stuck"
     return "ready"

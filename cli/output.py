@@ -23,6 +23,8 @@ OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="A table for people, JSON for scripts.")
 ]
 console = Console()
+# On standard error, so that it never mixes with what a script reads; silent without a terminal.
+progress = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 
 import typer
 
-from cli import certs, nodes, snapshots, status, volumes
+from cli import certs, nodes, recover_store, snapshots, status, volumes
 from cli.daemons import run_daemon
-from cluster.errors import ClusterError
-from host.errors import HostError
+from cli.failures import EXPECTED
 from node_agent.certificates import CertificateError
-from node_agent.tls import TlsFilesError
-from node_agent.toml_table import ConfigError
 
 app = typer.Typer(
     name="xlss",
@@ -27,6 +24,7 @@ app.command("nodes")(nodes.nodes)
 app.command("volumes")(volumes.volumes)
 app.command("volume")(volumes.volume)
 app.command("snapshots")(snapshots.snapshots)
+app.command("recover-store")(recover_store.recover_store)
 app.add_typer(certs.app, name="certs")
 
 # cli/main.py starts the daemons without coming here; these entries are for the list of commands.
@@ -49,13 +47,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; it ends the process. What went wrong is one line on standard error."""
     try:
         app(args=list(arguments), prog_name="xlss")
-    except (
-        CertificateError,
-        ClusterError,
-        ConfigError,
-        HostError,
-        OSError,
-        TlsFilesError,
-    ) as error:
+    except (CertificateError, *EXPECTED) as error:
         print(f"xlss: {error}", file=sys.stderr)
     return 1

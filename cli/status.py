@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import typer
-from rich.markup import escape
 
-from cli.admin_client import DEFAULT_SOCKET, Status, connect
+from cli.admin_client import DEFAULT_SOCKET, DifferenceStatus, Status, connect
 from cli.nodes import print_nodes, print_pools
 from cli.options import SocketOption
 from cli.output import Output, OutputOption, console, print_json, print_table
+from cluster.reconcile import DifferenceKind
 
 _KINDS = {"volume": "volumes", "snapshot": "snapshots", "group": "group snapshots"}
 
@@ -22,7 +22,9 @@ def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.
     else:
         _print(found)
     # For scripts: 2 says that a person should look.
-    if any(node.trouble for node in found.nodes) or _unmended(found):
+    if any(node.trouble for node in found.nodes) or not all(
+        one.mended for one in found.differences
+    ):
         raise typer.Exit(2)
 
 
@@ -34,9 +36,10 @@ def _print(found: Status) -> None:
     console.print()
     if found.compared_seconds_ago is None:
         console.print("The store has not been compared with the nodes yet.")
-    elif not found.differences:
+    elif not (differences := _between_store_and_nodes(found)):
+        who = "the nodes that answer" if any(node.trouble for node in found.nodes) else "the nodes"
         console.print(
-            f"Store and nodes agree (compared {found.compared_seconds_ago:.0f} s ago).",
+            f"The store agrees with {who} (compared {found.compared_seconds_ago:.0f} s ago).",
             highlight=False,
         )
     else:
@@ -44,11 +47,15 @@ def _print(found: Status) -> None:
             ["difference", "node", "object", "mended", "what it is"],
             [
                 (one.kind, one.node, one.object, "yes" if one.mended else "no", one.text)
-                for one in found.differences
+                for one in differences
             ],
         )
-        if _unmended(found):
-            console.print(escape("\ndocs/operations.md says what to do about each kind."))
+        console.print("\ndocs/operations.md says what to do about each.")
+
+
+def _between_store_and_nodes(found: Status) -> list[DifferenceStatus]:
+    """Without the nodes that did not answer, which have been shown."""
+    return [one for one in found.differences if one.kind != DifferenceKind.UNREACHABLE]
 
 
 def _counts(found: Status) -> list[str]:
@@ -57,7 +64,3 @@ def _counts(found: Status) -> list[str]:
         for kind, phases in found.counts.items()
         for phase, count in phases.items()
     ]
-
-
-def _unmended(found: Status) -> bool:
-    return any(not one.mended for one in found.differences)

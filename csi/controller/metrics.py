@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from cluster.errors import ClusterError, Unavailable
 from cluster.pools import PoolLedger
+from cluster.reconcile import DifferenceKind, Reconciler
 from cluster.store import Event, JsonObject, Record, RecordKind, Store
 from node_agent.metrics import Metrics, pool_metrics
 
@@ -25,9 +26,10 @@ _Result = TypeVar("_Result")
 class ClusterCollector(Collector):
     """Nodes, pools and records as the controller knows them: a scrape asks no node."""
 
-    def __init__(self, store: Store, pools: PoolLedger) -> None:
+    def __init__(self, store: Store, pools: PoolLedger, reconciler: Reconciler) -> None:
         self._store = store
         self._pools = pools
+        self._reconciler = reconciler
 
     def collect(self) -> Iterator[Metric]:
         reachable = GaugeMetricFamily(
@@ -38,7 +40,25 @@ class ClusterCollector(Collector):
             reachable.add_metric([view.name], 0 if view.trouble else 1)
         yield reachable
         yield from pool_metrics((view.name, pool) for view in views for pool in view.pools)
+        yield from self._differences()
         yield from self._records()
+
+    def _differences(self) -> Iterator[Metric]:
+        differences = GaugeMetricFamily(
+            "xlss_reconcile_differences",
+            "What the last comparison of the store with the nodes found, less what it mended.",
+            labels=["kind"],
+        )
+        found = Tally(one.kind for one in self._reconciler.differences if not one.mended)
+        # All kinds, so that an alert sees a zero rather than nothing.
+        for kind in DifferenceKind:
+            differences.add_metric([kind], found[kind])
+        yield differences
+        age = self._reconciler.compared_seconds_ago()
+        if age is not None:
+            yield GaugeMetricFamily(
+                "xlss_reconcile_age_seconds", "Since the end of the last comparison.", value=age
+            )
 
     def _records(self) -> Iterator[Metric]:
         records = GaugeMetricFamily(

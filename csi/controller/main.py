@@ -1,0 +1,94 @@
+"""The controller process: everything that it is made of, put together, served, and taken down."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from contextlib import ExitStack
+from types import FrameType
+
+from cluster.groups import Groups
+from cluster.locks import ObjectLocks
+from cluster.pools import PoolLedger
+from cluster.reconcile import ReconcileLoop, Reconciler
+from cluster.snapshots import Snapshots
+from cluster.sqlite_store import SqliteStore
+from cluster.volumes import Volumes
+from csi.controller.admin import AdminService
+from csi.controller.config import ControllerConfig
+from csi.controller.groups import GroupController
+from csi.controller.metrics import ClusterCollector, ObservedStore
+from csi.controller.service import Controller
+from csi.identity import Identity
+from csi.rpc import admin_pb2_grpc
+from csi.server import serve_controller
+from node_agent.client import GrpcAgents
+from node_agent.metrics import Metrics, MetricsServer
+from node_agent.version import VERSION
+
+_log = logging.getLogger(__name__)
+# Calls under way when SIGTERM comes get so long to end; what is cut off is taken up when it is
+# repeated. Kubernetes kills after 30 seconds.
+_GRACE_SECONDS = 10.0
+
+
+def run_controller(config: ControllerConfig) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Nodes need not answer for that. Raises Refused when another controller has the store, DataLoss
+    when the store is lost or damaged, SocketError when the socket cannot be served.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    with ExitStack() as stack:
+        _start(config, stack)
+        _log.info("serving", extra={"socket": str(config.csi_socket), "version": VERSION})
+        stop.wait()
+        _log.info("stopping")
+    return 0
+
+
+def _start(config: ControllerConfig, stack: ExitStack) -> None:
+    """Start all parts; the stack ends them in the opposite order."""
+    metrics = Metrics("controller")
+    config.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = ObservedStore(SqliteStore(config.store), metrics)
+    stack.callback(store.close)
+    agents = GrpcAgents(
+        config.nodes,
+        config.tls_directory,
+        call_seconds=config.call_seconds,
+        observe=metrics.observe_made,
+    )
+    pools = PoolLedger(agents)
+    locks = ObjectLocks()
+    reconciler = Reconciler(store, agents, pools, locks)
+    metrics.register(ClusterCollector(store, pools, reconciler))
+    if config.metrics_listen:
+        stack.callback(MetricsServer(metrics, config.metrics_listen).close)
+    loop = ReconcileLoop(reconciler, pools, interval_seconds=config.reconcile_seconds)
+    admin = AdminService(store, agents, config.nodes, reconciler)
+    server = serve_controller(
+        config.csi_socket,
+        Identity(),
+        Controller(
+            Volumes(store, agents, pools, locks),
+            Snapshots(store, agents, locks),
+            advertise_health=config.advertise_health,
+        ),
+        GroupController(Groups(store, agents, locks)),
+        others=[lambda server: admin_pb2_grpc.add_AdminServicer_to_server(admin, server)],
+        observe=metrics.observe_served,
+    )
+    loop.start()
+    stack.callback(loop.stop)
+    stack.callback(admin.close)
+    # With their channels closed, calls to agents end at once, and with them all who wait for one.
+    stack.callback(agents.close)
+    stack.callback(server.stop, _GRACE_SECONDS)
