@@ -29,7 +29,7 @@ def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.
 
 
 def _print(found: Status) -> None:
-    console.print(f"xlss {found.version}: {', '.join(_counts(found)) or 'no volumes'}\n")
+    console.print(f"xlss {found.version}\n{_counts(found)}\n", highlight=False)
     print_nodes(found.nodes)
     console.print()
     print_pools(found.nodes)
@@ -58,9 +58,9 @@ def _between_store_and_nodes(found: Status) -> list[DifferenceStatus]:
     return [one for one in found.differences if one.kind != DifferenceKind.UNREACHABLE]
 
 
-def _counts(found: Status) -> list[str]:
-    return [
-        f"{count} {_KINDS.get(kind, kind)} {phase}"
-        for kind, phases in found.counts.items()
-        for phase, count in phases.items()
-    ]
+def _counts(found: Status) -> str:
+    texts = []
+    for kind, phases in found.counts.items():
+        counted = ", ".join(f"{count} {phase}" for phase, count in phases.items())
+        texts.append(f"{_KINDS.get(kind, kind)}: {counted}")
+    return "; ".join(texts) or "no volumes"

@@ -124,8 +124,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             records, _ = self._store.list(kind)
             found.update((kind.value, str(record.value.get("phase"))) for record in records)
         return [
-            pb.Count(kind=kind, phase=phase, count=count)
-            for (kind, phase), count in sorted(found.items())
+            pb.Count(kind=kind, phase=phase, count=count) for (kind, phase), count in found.items()
         ]
 
     def _node(self, name: str) -> pb.Node:
