@@ -88,7 +88,8 @@ class FakeNode:
         report = PoolReport(
             name, f"vg-{name}", EXTENT, total, total, pool.disks, thin, pool.trouble
         )
-        for made in (*self.volumes.values(), *self.snapshots.values()):
+        everything: list[FakeVolume | FakeSnapshot] = [*self.volumes.values()]
+        for made in [*everything, *self.snapshots.values()]:
             if made.record.spec.pool == name:
                 report = less(report, made.taken)
         return report
