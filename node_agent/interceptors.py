@@ -314,7 +314,7 @@ class ObservedChannel:
             # What a call raises is also a grpc.Call, which its declared type does not say.
             answer = cast(grpc.Call, error)
             code = answer.code()
-            raise error_of(code, f"{self._peer}: {answer.details()}") from error
+            raise error_of(code, f"{self._peer}: {answer.details() or code.name}") from error
         except ValueError as error:  # the channel was closed
             code = grpc.StatusCode.CANCELLED
             raise Unavailable(f"{self._peer}: {error}") from error

@@ -1,0 +1,66 @@
+"""Controller calls for the health of volumes (alpha in CSI 1.13)."""
+
+from __future__ import annotations
+
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from cluster.agents import Health
+from cluster.errors import NotFound
+from csi.controller.base import ControllerCalls
+from csi.controller.requests import parse_page
+from csi.rpc import csi_pb2 as pb
+
+# Each volume is a question to its node: more in one page could outlast the caller's patience.
+_LONGEST_PAGE = 100
+_QUESTIONS_AT_A_TIME = 8
+
+_KINDS = {
+    Health.DEGRADED: (pb.DEGRADED, "VolumeDegraded"),
+    Health.INACCESSIBLE: (pb.INACCESSIBLE, "VolumeInaccessible"),
+    Health.DATA_LOSS: (pb.DATA_LOSS, "VolumeDataLoss"),
+    Health.UNKNOWN: (pb.UNKNOWN_VOLUME_HEALTH_TYPE, "VolumeHealthUnknown"),
+}
+
+
+def health_message(volume_id: str, health: Health, text: str) -> pb.VolumeHealth:
+    """A healthy volume has no entries."""
+    if health is Health.OK:
+        return pb.VolumeHealth(volume_id=volume_id)
+    status, reason = _KINDS[health]
+    entry = pb.VolumeHealth.VolumeHealthEntry(status=status, reason=reason, message=text)
+    return pb.VolumeHealth(volume_id=volume_id, health_statuses=[entry])
+
+
+class HealthCalls(ControllerCalls):
+    def ControllerGetVolumeHealth(
+        self, request: pb.ControllerGetVolumeHealthRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerGetVolumeHealthResponse:
+        health = health_message(request.volume_id, *self._volumes.health(request.volume_id))
+        return pb.ControllerGetVolumeHealthResponse(volume_health=health)
+
+    def ControllerListVolumeHealth(
+        self, request: pb.ControllerListVolumeHealthRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerListVolumeHealthResponse:
+        """Only volumes with something to report, as the specification wants.
+
+        A page can therefore have fewer entries than were asked for and yet not be the last.
+        """
+        after, limit = parse_page(request.max_entries, request.starting_token)
+        volumes, token = self._volumes.list(after=after, limit=min(limit, _LONGEST_PAGE))
+        with ThreadPoolExecutor(_QUESTIONS_AT_A_TIME, thread_name_prefix="health") as pool:
+            asked = [
+                pool.submit(contextvars.copy_context().run, self._adverse_health, volume.id)
+                for volume in volumes
+            ]
+        entries = [health for answer in asked if (health := answer.result()) is not None]
+        return pb.ControllerListVolumeHealthResponse(entries=entries, next_token=token)
+
+    def _adverse_health(self, volume_id: str) -> pb.VolumeHealth | None:
+        try:
+            health, text = self._volumes.health(volume_id)
+        except NotFound:  # deleted since it was listed
+            return None
+        return None if health is Health.OK else health_message(volume_id, health, text)
