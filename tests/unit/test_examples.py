@@ -1,13 +1,20 @@
-"""The example files are files that the processes take."""
+"""The examples, in files and in the documentation, are ones that the driver takes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+
+from cluster.model import AccessType, IoLimits, LayoutKind, Provision
 from csi.controller.config import ControllerConfig, load_controller_config
+from csi.storage_class import change_limits, check_snapshot_class, parse_class
 from node_agent.config import load_node_config
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "deploy/examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "deploy/examples"
+PAGES = (ROOT / "README.md", ROOT / "docs/storage-class.md")
 
 
 def test_the_controllers_example_shows_the_defaults() -> None:
@@ -20,3 +27,43 @@ def test_the_nodes_example_has_a_pool_and_a_zone() -> None:
     config = load_node_config(EXAMPLES / "node.toml")
     assert [pool.name for pool in config.pools] == ["default"]
     assert config.segments == {"csi.xlss.io/zone": "a", "csi.xlss.io/node": "n1"}
+
+
+def classes() -> list[tuple[str, str, dict[str, str]]]:
+    """Kind, name and parameters of every manifest in the examples and in the documentation."""
+    texts = [(EXAMPLES / "classes.yaml").read_text()]
+    for page in PAGES:
+        texts += re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    found = []
+    for document in "\n---\n".join(texts).split("\n---\n"):
+        kind = re.search(r"^kind: (\w+)$", document, re.MULTILINE)
+        name = re.search(r"^  name: (\S+)$", document, re.MULTILINE)
+        block = re.search(r"^parameters:\n((?:  .*\n?)+)", document, re.MULTILINE)
+        lines = block[1].splitlines() if block else []
+        pairs = (line.strip().split(": ", 1) for line in lines)
+        parameters = {key: value.strip('"') for key, value in pairs}
+        found.append((kind[1] if kind else "StorageClass", name[1] if name else "", parameters))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name", "parameters"), classes())
+def test_a_class_is_taken(kind: str, name: str, parameters: dict[str, str]) -> None:
+    if kind == "StorageClass":
+        assert parse_class(parameters).access is AccessType.MOUNT
+    elif kind == "VolumeAttributesClass":
+        assert change_limits(IoLimits(), parameters) != IoLimits()
+    else:
+        assert kind in {"VolumeSnapshotClass", "VolumeGroupSnapshotClass"}
+        check_snapshot_class(parameters)
+
+
+def test_the_classes_are_what_their_comments_say() -> None:
+    specs = {
+        name: parse_class(parameters)
+        for kind, name, parameters in classes()
+        if kind == "StorageClass"
+    }
+    assert specs["xlss"].provision is Provision.THIN
+    assert specs["xlss-mirrored"].layout.kind is LayoutKind.RAID1
+    assert specs["xlss-mirrored"].filesystem == "xfs"
+    assert specs["xlss-encrypted"].encrypted
