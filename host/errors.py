@@ -57,3 +57,7 @@ class CommandFailed(HostError):
 
 class CommandStuck(HostError):
     """A command did not end by its deadline, or the breaker of its resource is open."""
+
+
+class CommandLost(CommandStuck):
+    """A command's process ended without an answer: whether it took effect has to be looked up."""
