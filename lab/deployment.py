@@ -205,7 +205,7 @@ class Deployment:
         values = {
             "name": name,
             "listen": f"{self.nodes[name].address}:{AGENT_PORT}",
-            "tls_directory": str(self.tls),
+            "tls_directory": str(self.tls / "nodes" / name),
             "csi_socket": NODE_SOCKET,
             "lvm_directory": f"{NODE_STATE}/lvm",
             "watch_seconds": 1.0,
@@ -221,7 +221,7 @@ class Deployment:
         values = {
             "csi_socket": str(self.socket),
             "store": str(self.store),
-            "tls_directory": str(self.tls),
+            "tls_directory": str(self.tls / "controller"),
             "metrics_listen": "127.0.0.1:9811",
             **settings,
         }
