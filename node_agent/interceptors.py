@@ -31,8 +31,9 @@ from node_agent.status_codes import code_of, error_of
 _LOGGER = logging.getLogger(__name__)
 _METADATA_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# The status travels in HTTP/2 headers, for which clients allow 8 KiB; three bytes a character.
-_MAX_ERROR_CHARACTERS = 1500
+# The status travels in HTTP/2 headers, where a byte can become three ("%C3"). gRPC refuses headers
+# of more than 8 KiB, and does so at random up to 16 KiB.
+_MAX_ERROR_BYTES = 2000
 # Asked every few seconds by sidecars and the kubelet, and of no interest afterwards.
 _QUIET = frozenset(
     {
@@ -259,10 +260,10 @@ def _id_from(context: grpc.ServicerContext) -> str:
 
 def _bounded(text: str) -> str:
     """Text that can travel in a status: not too long, and without halves of surrogate pairs."""
-    text = text.encode(errors="replace").decode()
-    if len(text) <= _MAX_ERROR_CHARACTERS:
-        return text
-    return f"{text[:_MAX_ERROR_CHARACTERS]}… ({len(text)} characters)"
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= _MAX_ERROR_BYTES:
+        return encoded.decode()
+    return f"{encoded[:_MAX_ERROR_BYTES].decode(errors='ignore')}… ({len(encoded)} bytes)"
 
 
 class ObservedChannel:

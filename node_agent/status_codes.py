@@ -42,6 +42,7 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     # rather than take it that nothing was made. The same holds for a command that hangs.
     host.DeviceFailed: _Code.UNAVAILABLE,
     host.CommandStuck: _Code.UNAVAILABLE,
+    host.CommandLost: _Code.UNAVAILABLE,
     host.CommandFailed: _Code.INTERNAL,
     PeerRefused: _Code.PERMISSION_DENIED,
 }
