@@ -70,7 +70,10 @@ def require_id(kind: Kind, text: str, field: str) -> str:
 
 
 def require_name(text: str) -> str:
-    """Return the name; raises InvalidArgument for one that CSI does not permit."""
+    """Return the name; raises InvalidArgument for one that CSI does not permit.
+
+    White space is permitted (CSI 1.13, CreateVolumeRequest.name), in the middle and alone.
+    """
     if not text:
         raise InvalidArgument("name is missing")
     if len(text.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
@@ -82,4 +85,4 @@ def require_name(text: str) -> str:
 
 def _is_control(character: str) -> bool:
     code = ord(character)
-    return code < 0x20 or 0x7F <= code <= 0x9F
+    return (code < 0x20 and character not in "\t\n\r") or 0x7F <= code <= 0x9F
