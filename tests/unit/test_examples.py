@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.model import AccessType, IoLimits, LayoutKind, Provision
+from cluster.reconcile import DifferenceKind
 from csi.controller.config import ControllerConfig, load_controller_config
 from csi.storage_class import change_limits, check_snapshot_class, parse_class
 from node_agent.config import load_node_config
@@ -67,3 +68,9 @@ def test_the_classes_are_what_their_comments_say() -> None:
     assert specs["xlss-mirrored"].layout.kind is LayoutKind.RAID1
     assert specs["xlss-mirrored"].filesystem == "xfs"
     assert specs["xlss-encrypted"].encrypted
+
+
+def test_every_kind_of_difference_has_its_advice() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    section = page[page.index("## Differences") :]
+    assert [kind for kind in DifferenceKind if f"`{kind}`" not in section] == []
