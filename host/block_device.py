@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +74,22 @@ def wait_for_node(path: str, seconds: float) -> None:
         time.sleep(0.02)
 
 
+def edges_are_zero(path: str) -> bool:
+    """Whether the first and last 4 MiB are zero. Raises Missing, DeviceFailed if unreadable."""
+    size = size_of(path)
+    length = min(_EDGE, size)
+    with (
+        mmap.mmap(-1, length) as buffer,
+        _opened(path, os.O_RDONLY | os.O_DIRECT) as fd,
+    ):
+        clean = True
+        for start in sorted({0, size - length}):
+            with memoryview(buffer) as view:
+                _read_all(fd, view, start)
+            clean = clean and not buffer[:].strip(b"\0")
+        return clean
+
+
 def zero_edges(path: str) -> None:
     """Zero the first and last 4 MiB, where all signatures are. Raises Missing, DeviceFailed."""
     size = size_of(path)
@@ -117,6 +133,31 @@ def copy(source: str, target: str, progress: Progress, *, skip_zeros: bool) -> N
         os.fsync(writer)
 
 
+def read(path: str, offset: int, length: int) -> bytes:
+    """Read past the cache; ``offset`` and ``length`` are multiples of 4096.
+
+    Raises Missing, DeviceFailed (also beyond the end).
+    """
+    with mmap.mmap(-1, length) as buffer, _opened(path, os.O_RDONLY | os.O_DIRECT) as fd:
+        with memoryview(buffer) as view:
+            _read_all(fd, view, offset)
+        return buffer[:]
+
+
+def write_exclusively(path: str, blocks: Sequence[tuple[int, bytes]]) -> None:
+    """Write each ``(offset, data)`` of multiples of 4096 in turn, each safe before the next.
+
+    Raises InUse where the device is mounted or mapped or being formatted; Missing, DeviceFailed.
+    """
+    with _opened(path, os.O_WRONLY | os.O_DIRECT | os.O_EXCL) as fd:
+        for offset, data in blocks:
+            with mmap.mmap(-1, len(data)) as buffer:
+                buffer[:] = data
+                with memoryview(buffer) as view:
+                    _write_all(fd, view, offset)
+            os.fsync(fd)
+
+
 def probe_read(path: str) -> None:
     """Read the first block past the cache, to see whether the device answers at all.
 
@@ -157,7 +198,7 @@ def _read_all(fd: int, view: memoryview, offset: int) -> None:
     while done < len(view):
         count = os.preadv(fd, [view[done:]], offset + done)
         if count == 0:
-            raise DeviceFailed("the source of a copy ended early")
+            raise DeviceFailed(f"the device ends before byte {offset + done}")
         done += count
 
 

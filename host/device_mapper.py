@@ -35,6 +35,8 @@ SECTOR = 512
 UUID_PREFIX = "XLSS-"
 """Starts the device-mapper UUID of every device of ours: what else is there is not touched."""
 
+_RESUMABLE = (UUID_PREFIX, "CRYPT-LUKS2-")
+
 _NODES = Path("/dev/mapper")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}")
 # How long a removal waits for somebody who has opened the device in passing (lsblk, a monitor).
@@ -263,7 +265,7 @@ class DeviceMapper:
         """Resume what an earlier life of this process left suspended; returns those names.
 
         Tables that were loaded and not yet live are dropped: the step that loaded them is repeated
-        by whoever wants it. Only devices of ours (by UUID) are touched. A device that does not
+        by whoever wants it. Only devices of ours (by UUID) and crypt devices are touched. One that does not
         resume within ``deadline`` seconds does not keep the others from it; the first such error
         is raised at the end.
         """
@@ -271,7 +273,9 @@ class DeviceMapper:
         failure: HostError | None = None
         for name in self.names(prefix):
             info = self.find(name)
-            if info is None or not info.ours or not info.suspended or not info.live_table:
+            if info is None or not info.uuid.startswith(_RESUMABLE):
+                continue
+            if not info.suspended or not info.live_table:
                 continue
             try:
                 self.clear(name)

@@ -4,7 +4,7 @@ While they are suspended, whatever is written to them hangs, and with it the pod
 its own suspends them and holds the deadline (``resume_guard_process.py``): it resumes them when the
 agent says so, when the deadline passes, or when the agent dies, whichever comes first.
 
-    with suspended(runner, names, seconds=10) as cut:
+    with suspended(ResumeGuard(runner, names, seconds=10)) as cut:
         …                     # take the snapshots
     if not cut.held: …        # they do not fit together: throw them away
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from host.device_mapper import DeviceMapper
 from host.errors import CommandStuck, HostError, Missing, Refused
+from host.io_flusher import io_flusher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +41,100 @@ _START_SECONDS = 10.0
 _RELEASE_SECONDS = 30.0
 
 
+class ResumeGuard:
+    """Holds the devices ``names`` suspended from ``suspend`` to ``release``.
+
+    For ``seconds`` at the most, all of it included. They are suspended in the given order: upper
+    ones of a stack first. ``lockfs`` freezes the file system that is mounted on each, so that a
+    snapshot below needs no recovery; for that it has to be the topmost device. What a file system
+    has not yet written is written while it is frozen: ``mount.sync`` it before.
+
+    With ``cgroup`` the guard moves there: what is left in the cgroup of a container is killed when
+    the container ends, and a guard has to outlive it.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        names: Sequence[str],
+        *,
+        seconds: float,
+        lockfs: bool = True,
+        cgroup: Path | None = None,
+    ) -> None:
+        if not names:
+            raise ValueError("no device to suspend")
+        self._runner = runner
+        self._names = tuple(names)
+        self._seconds = seconds
+        self._arguments = [str(cgroup or ""), str(seconds), "1" if lockfs else "0", *names]
+        self._guard: Child | None = None
+
+    def suspend(self) -> None:
+        """Returns once all are suspended.
+
+        Raises ``Missing`` for a device that is not there, ``CommandStuck`` where suspending takes
+        longer than ``seconds``, ``Refused``; none is suspended then.
+        """
+        for name in self._names:
+            self._runner.check(name)
+        with io_flusher():
+            guard = self._runner.spawn(
+                [sys.executable, "-I", "-S", "-c", _BOOT, _PACKAGES, *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        try:
+            self._require_suspended(_answer(guard, self._seconds + _START_SECONDS))
+        except BaseException:
+            self._bury(guard)
+            raise
+        self._guard = guard
+
+    def release(self) -> bool:
+        """Resume all; whether all were suspended all the time until now. Does not raise.
+
+        False where the deadline had passed, somebody else had resumed one, or nothing was
+        suspended.
+        """
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return False
+        with contextlib.suppress(OSError):  # it has fired and gone
+            os.write(guard.stdin.fileno(), b"release\n")
+        held = _answer(guard, _RELEASE_SECONDS) == "held"
+        self._bury(guard)
+        return held
+
+    def _require_suspended(self, answer: str) -> None:
+        if answer == "suspended":
+            for name in self._names:
+                self._runner.answered(name)
+            return
+        if not answer.startswith("failed "):
+            raise CommandStuck(f"the guard of {', '.join(self._names)} gave no answer: {answer!r}")
+        _, name, number = answer.split()
+        if number == "ENXIO":
+            raise Missing(f"there is no device-mapper device {name}")
+        if number in ("EINTR", "ETIMEDOUT"):
+            self._runner.missed_deadline(name)
+            raise CommandStuck(
+                f"device {name} was not suspended within {self._seconds:g} s; it is resumed"
+            )
+        raise Refused(f"device {name} cannot be suspended: {number}")
+
+    def _bury(self, guard: Child) -> None:
+        """Wait for the guard to end. If it was killed or hangs, its work is done here."""
+        guard.close_pipes()
+        if guard.wait(_RELEASE_SECONDS) == 0:
+            return
+        self._runner.abandon(guard)
+        mapper = DeviceMapper(self._runner)
+        for name in self._names:
+            with contextlib.suppress(HostError):
+                mapper.resume(name, deadline=_RELEASE_SECONDS)
+
+
 class Cut:
     """``held`` after the ``with`` block: all devices were suspended until its end."""
 
@@ -48,81 +143,14 @@ class Cut:
 
 
 @contextlib.contextmanager
-def suspended(
-    runner: Runner,
-    names: Sequence[str],
-    *,
-    seconds: float,
-    lockfs: bool = True,
-    cgroup: Path | None = None,
-) -> Iterator[Cut]:
-    """Hold the devices ``names`` suspended, for ``seconds`` at the most, all of it included.
-
-    They are suspended in the given order: upper ones of a stack first. ``lockfs`` freezes the file
-    system that is mounted on each, so that a snapshot below needs no recovery; for that it has to
-    be the topmost device. What the file systems have not yet written is written while they are
-    frozen: ``mount.sync`` them before.
-
-    With ``cgroup`` the guard moves there: what is left in the cgroup of a container is killed when
-    the container ends, and a guard has to outlive it.
-
-    Raises ``Missing`` for a device that is not there, ``CommandStuck`` where suspending takes
-    longer than ``seconds``; all are resumed then. Does not raise at the end: see ``Cut.held``.
-    """
-    if not names:
-        raise ValueError("no device to suspend")
-    for name in names:
-        runner.check(name)
-    arguments = [_PACKAGES, str(cgroup or ""), str(seconds), "1" if lockfs else "0", *names]
-    guard = runner.spawn(
-        [sys.executable, "-I", "-S", "-c", _BOOT, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+def suspended(guard: ResumeGuard) -> Iterator[Cut]:
+    """``suspend`` and ``release`` around a block."""
     cut = Cut()
+    guard.suspend()
     try:
-        _require_suspended(runner, guard, names, seconds)
-        try:
-            yield cut
-        finally:
-            cut.held = _release(guard)
+        yield cut
     finally:
-        _bury(runner, guard, names)
-
-
-def _require_suspended(runner: Runner, guard: Child, names: Sequence[str], seconds: float) -> None:
-    answer = _answer(guard, seconds + _START_SECONDS)
-    if answer == "suspended":
-        for name in names:
-            runner.answered(name)
-        return
-    if not answer.startswith("failed "):
-        raise CommandStuck(f"the guard for {', '.join(names)} gave no answer: {answer!r}")
-    _, name, number = answer.split()
-    if number == "ENXIO":
-        raise Missing(f"there is no device-mapper device {name}")
-    if number in ("EINTR", "ETIMEDOUT"):
-        runner.missed_deadline(name)
-        raise CommandStuck(f"device {name} was not suspended within {seconds:g} s; it is resumed")
-    raise Refused(f"device {name} cannot be suspended: {number}")
-
-
-def _release(guard: Child) -> bool:
-    with contextlib.suppress(OSError):  # it has fired and gone
-        os.write(guard.stdin.fileno(), b"release\n")
-    return _answer(guard, _RELEASE_SECONDS) == "held"
-
-
-def _bury(runner: Runner, guard: Child, names: Sequence[str]) -> None:
-    """Wait for the guard's end. One that does not end, or was killed, has its work done here."""
-    guard.close_pipes()
-    if guard.wait(_RELEASE_SECONDS) == 0:
-        return
-    runner.abandon(guard)
-    mapper = DeviceMapper(runner)
-    for name in names:
-        with contextlib.suppress(HostError):
-            mapper.resume(name, deadline=_RELEASE_SECONDS)
+        cut.held = guard.release()
 
 
 def _answer(guard: Child, seconds: float) -> str:

@@ -23,7 +23,6 @@ import time
 
 from host import dm_ioctl
 
-_PR_SET_IO_FLUSHER = 57
 # How long the answer to the agent waits for a device whose resume hangs; the resume goes on.
 _PATIENCE_SECONDS = 20.0
 
@@ -55,13 +54,6 @@ def _outlive_the_agent(cgroup: str) -> None:
         # The container runtime kills what is left in the cgroup of a container that has ended.
         with open(cgroup + "/cgroup.procs", "w", encoding="ascii") as procs:  # noqa: PTH123
             procs.write(str(os.getpid()))
-    try:
-        import ctypes
-
-        # prctl(2): memory for this process is never got by writing to a frozen file system.
-        ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0)
-    except (ImportError, OSError):
-        pass
 
 
 def _suspend_all(names: list[str], lockfs: bool, end: float) -> str:
