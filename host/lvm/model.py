@@ -52,6 +52,8 @@ LINEAR = Linear()
 class LogicalVolume:
     """One logical volume, as its metadata and the kernel have it.
 
+    ``size_bytes``: what a reader sees; of a copy-on-write snapshot, its origin's size at the cut.
+    ``allocated_bytes``: what it takes in its group or pool; of a thin volume, what it holds there.
     ``data_percent``: of a thin volume, the part of its size that it holds in the pool; of a thin
     pool or copy-on-write snapshot, the part that is used. ``health``: empty when LVM and the kernel
     report nothing, else what they say.
@@ -61,6 +63,7 @@ class LogicalVolume:
     name: str
     uuid: str
     size_bytes: int
+    allocated_bytes: int
     tags: frozenset[str]
     kind: Kind
     pool: str | None
@@ -80,13 +83,6 @@ class LogicalVolume:
     def path(self) -> Path:
         """The device node, there while the volume is active."""
         return Path("/dev", self.vg, self.name)
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes that the volume holds in its pool or group; of a thin one, rounded."""
-        if self.kind is Kind.THIN:
-            return round(self.size_bytes * (self.data_percent or 0.0) / 100)
-        return self.size_bytes
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ LV_COLUMNS = (
     "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_layout,lv_role,pool_lv,origin,lv_active,"
     "lv_device_open,lv_suspended,lv_permissions,lv_kernel_major,lv_kernel_minor,data_percent,"
     "metadata_percent,thin_id,sync_percent,lv_health_status,lv_check_needed,lv_snapshot_invalid,"
-    "lv_metadata_size,chunk_size,lv_when_full"
+    "lv_metadata_size,chunk_size,lv_when_full,origin_size"
 )
 # A group without volumes still has disks: the report of the disks tells of the group as well.
 PV_COLUMNS = (
@@ -127,14 +127,16 @@ def _kind(row: Row) -> Kind:
 
 
 def _logical_volume(row: Row) -> LogicalVolume:
+    kind = _kind(row)
     major, minor = int(row["lv_kernel_major"]), int(row["lv_kernel_minor"])
     return LogicalVolume(
         vg=row["vg_name"],
         name=row["lv_name"],
         uuid=row["lv_uuid"],
-        size_bytes=int(row["lv_size"]),
+        size_bytes=int(row["origin_size"] if kind is Kind.COW_SNAPSHOT else row["lv_size"]),
+        allocated_bytes=_allocated(row, kind),
         tags=_tags(row["lv_tags"]),
-        kind=_kind(row),
+        kind=kind,
         pool=row["pool_lv"] or None,
         origin=row["origin"] or None,
         active=row["lv_active"] == "active",
@@ -148,6 +150,11 @@ def _logical_volume(row: Row) -> LogicalVolume:
         sync_percent=_percent(row["sync_percent"]),
         health=_health(row),
     )
+
+
+def _allocated(row: Row, kind: Kind) -> int:
+    share = (_percent(row["data_percent"]) or 0.0) / 100 if kind is Kind.THIN else 1.0
+    return round(int(row["lv_size"]) * share)
 
 
 def _thin_pool(row: Row, all_rows: Iterable[Row]) -> ThinPool:

@@ -1,0 +1,319 @@
+"""The pools of a node: found, made where they are not there, watched.
+
+A pool that cannot be opened does not keep the others from working: it says why, and is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.command import Runner
+from host.errors import HostError, Missing, NoSpace, NotBlank, Refused
+from host.lvm import disks
+from host.lvm.archive import MetadataArchive
+from host.lvm.commands import Group, Lvm
+from host.lvm.config import GroupDirectory
+from host.lvm.executor import FallbackExecutor
+from host.lvm.fork import ForkExecutor
+from host.lvm.growth import growth, troubles
+from host.lvm.model import GroupState, Kind, ThinPool
+from host.lvm.pool_spec import PoolSpec
+from host.lvm.shell import ShellExecutor
+from host.lvm.udev import udev_answers
+
+log = logging.getLogger("xlss.lvm")
+
+_FIRST_RETRY_SECONDS = 10.0
+_LAST_RETRY_SECONDS = 600.0
+
+GROUP_TAG = "xlss"
+"""Marks volume groups that were made here."""
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """A pool as it is now. ``state`` is None where LVM could not be asked: ``trouble`` says why."""
+
+    spec: PoolSpec
+    state: GroupState | None
+    trouble: str
+
+    @property
+    def thin(self) -> ThinPool | None:
+        """The thin pool that the configuration names."""
+        pools = self.state.thin_pools if self.state else ()
+        return next((pool for pool in pools if pool.name == self.spec.thin_pool), None)
+
+
+class Pools:
+    """All pools of the configuration. ``lvm`` works on those that are open. Thread safe.
+
+    ``run_directory``: for what is rebuilt at every start. ``durable_directory``: archives of
+    metadata go there. ``udev`` None: find out whether a udevd answers.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[PoolSpec],
+        runner: Runner,
+        *,
+        run_directory: Path,
+        durable_directory: Path,
+        udev: bool | None = None,
+    ) -> None:
+        self.specs = tuple(specs)
+        self.lvm = Lvm()
+        self._runner = runner
+        self._root = run_directory / "lvm"
+        self._archive = MetadataArchive(self.lvm, durable_directory / "archive")
+        self._udev = udev
+        self._closed: dict[str, str] = {spec.name: "not opened yet" for spec in self.specs}
+        self._half_open: dict[str, str] = {}
+        self._retries: dict[str, _Retry] = {}
+        self._searched: dict[str, list[str]] = {}
+        self._directories: dict[str, GroupDirectory] = {}
+        self._opening = threading.Lock()
+
+    def open(self) -> None:
+        """Try to open every pool that is not open. What hinders one is in its status."""
+        with self._opening:
+            if self._udev is None:
+                self._udev = udev_answers(self._runner)
+            for spec in self.specs:
+                self._try_open(spec)
+
+    def close(self) -> None:
+        """End the processes of LVM. Volumes stay as they are."""
+        self._archive.write_due()
+        self.lvm.close()
+
+    def tend(self) -> None:
+        """One turn of the watch: open, find lost disks, grow, archive. Logs instead of raising."""
+        for spec in self.specs:
+            with self._opening:
+                if self._retry_is_due(spec):
+                    self._try_open(spec)
+            try:
+                status = self.status(spec.name)
+                self._search_lost_disks(status)
+                self.grow_if_needed(spec.name, status)
+            except HostError as error:
+                log.error("pool %s: %s", spec.name, error)
+        self._archive.write_due()
+
+    def status(self, name: str) -> PoolStatus:
+        """The pool as it is now. ``Missing`` for a name that is not in the configuration."""
+        spec = self._spec(name)
+        hindrance = self._closed.get(name)
+        if hindrance is not None:
+            return PoolStatus(spec, None, hindrance)
+        try:
+            state = self.lvm.state(spec.volume_group)
+        except HostError as error:
+            return PoolStatus(spec, None, str(error))
+        said = [self._half_open[name]] if name in self._half_open else []
+        said += troubles(spec, state) + _left_out(spec, state)
+        return PoolStatus(spec, state, "; ".join(said))
+
+    def grow_if_needed(self, name: str, status: PoolStatus | None = None) -> list[str]:
+        """Extend the thin pool where it is used beyond ``grow_at``; returns what was done.
+
+        A pool that is full takes writes again afterwards. Raises what ``Lvm.extend`` raises.
+        """
+        now = status or self.status(name)
+        if now.state is None or now.thin is None:
+            return []
+        plan = growth(now.spec, now.state.volume_group, now.thin)
+        group, pool, done = now.spec.volume_group, now.thin.name, []
+        if plan.short:
+            log.error("thin pool %s/%s: %s", group, pool, plan.short)
+        if plan.metadata_bytes is not None:
+            self.lvm.extend_pool_metadata(group, pool, plan.metadata_bytes)
+            done.append(f"{group}/{pool}: metadata grown to {plan.metadata_bytes} bytes")
+        if plan.data_bytes is not None:
+            self.lvm.extend(group, pool, plan.data_bytes)
+            done.append(f"{group}/{pool}: data grown to {plan.data_bytes} bytes")
+        for line in done:
+            log.warning(line)
+        return done
+
+    def _try_open(self, spec: PoolSpec) -> None:
+        try:
+            if spec.name in self._closed:
+                self._open_group(spec)
+                del self._closed[spec.name]
+                self._half_open[spec.name] = "not opened yet"
+        except (HostError, OSError) as error:
+            return self._note(self._closed, spec, str(error))
+        if spec.name not in self._half_open:
+            return None
+        try:
+            if spec.thin_pool:
+                self._open_thin_pool(spec)
+        except (HostError, OSError) as error:
+            return self._note(self._half_open, spec, str(error))
+        del self._half_open[spec.name]
+        self._retries.pop(spec.name, None)
+        log.info("pool %s is open", spec.name)
+        return None
+
+    def _note(self, notes: dict[str, str], spec: PoolSpec, text: str) -> None:
+        if notes.get(spec.name) != text:
+            log.error("pool %s: %s", spec.name, text)
+        notes[spec.name] = text
+        self._retries.setdefault(spec.name, _Retry()).failed()
+
+    def _retry_is_due(self, spec: PoolSpec) -> bool:
+        if spec.name not in self._closed and spec.name not in self._half_open:
+            return False
+        retry = self._retries.get(spec.name)
+        return retry is None or retry.is_due()
+
+    def _open_group(self, spec: PoolSpec) -> None:
+        directory = GroupDirectory(self._root, spec.volume_group, udev=bool(self._udev))
+        members = self._members(spec)
+        if members:
+            directory.write(_with_absent(spec, members))
+        else:
+            self._make_group(spec, directory)
+        shell = ShellExecutor(self._runner, directory)
+        executor = FallbackExecutor(shell, ForkExecutor(self._runner, directory))
+        group = Group(directory, executor)
+        try:
+            Lvm([group]).volume_group(spec.volume_group)
+        except BaseException:
+            executor.close()
+            raise
+        self._directories[spec.name] = directory
+        self.lvm.add(group)
+
+    def _members(self, spec: PoolSpec) -> list[str]:
+        """The disks that the group is on; none where it has to be made. Raises where it cannot."""
+        group = spec.volume_group
+        found = self._look(device for device in spec.devices if disks.is_there(device))
+        uuid = disks.the_one_group(group, found)
+        if uuid is None and spec.devices:
+            self._require_none_elsewhere(spec, found)
+            return []
+        members = [disk for disk in found if disk.group_uuid == uuid]
+        if not members or len(members) < members[0].group_disks:
+            found = self._look(disks.every_disk())
+            uuid = uuid or disks.the_one_group(group, found)
+            members = [disk for disk in found if disk.group_uuid == uuid]
+        if uuid is None:
+            raise Missing(f"there is no volume group {group} here, and no devices are named")
+        return sorted(disk.device for disk in members)
+
+    def _search_lost_disks(self, status: PoolStatus) -> None:
+        """Show LVM a lost disk that has come back under another path.
+
+        Looked for only when other disks are there than at the last search.
+        """
+        spec, state = status.spec, status.state
+        if state is None or not state.volume_group.missing_pv_count:
+            return
+        there = disks.every_disk()
+        if self._searched.get(spec.name) != there:
+            self._searched[spec.name] = there
+            found = self._look(there)
+            uuid = state.volume_group.uuid
+            members = [disk.device for disk in found if disk.group_uuid == uuid]
+            self._directories[spec.name].set_devices(_with_absent(spec, members))
+
+    def _require_none_elsewhere(self, spec: PoolSpec, found: list[disks.FoundDisk]) -> None:
+        """A disk that comes up under another path must not lead to a second, empty group."""
+        for disk in found:
+            if disk.group:
+                raise NotBlank(f"{disk.device} belongs to volume group {disk.group}")
+        elsewhere = [d for d in self._look(disks.every_disk()) if d.group == spec.volume_group]
+        if elsewhere:
+            raise Refused(
+                f"volume group {spec.volume_group} is on {', '.join(d.device for d in elsewhere)}, "
+                f"not on {', '.join(spec.devices)}: name its devices by paths that last "
+                f"(/dev/disk/by-id)"
+            )
+
+    def _make_group(self, spec: PoolSpec, directory: GroupDirectory) -> None:
+        lacking = [device for device in spec.devices if not disks.is_there(device)]
+        if lacking:
+            raise Missing(f"{', '.join(lacking)} not there: {spec.volume_group} is not made")
+        prepared = {disk.device for disk in self._look(spec.devices) if disk.free}
+        for device in spec.devices:
+            if device not in prepared:
+                disks.require_unused(self._runner, device)
+        disks.create_group(self._runner, directory, spec.devices, tag=GROUP_TAG)
+        log.warning("made volume group %s on %s", spec.volume_group, ", ".join(spec.devices))
+
+    def _open_thin_pool(self, spec: PoolSpec) -> None:
+        group, name = spec.volume_group, spec.thin_pool
+        volume = self.lvm.find(group, name)
+        if volume is None:
+            self._make_thin_pool(spec)
+        elif volume.kind is not Kind.THIN_POOL:
+            raise Refused(f"{group}/{name} is a logical volume, not a thin pool")
+        elif not volume.active:
+            self.lvm.activate(group, name)  # thin_check runs here
+
+    def _make_thin_pool(self, spec: PoolSpec) -> None:
+        group = self.lvm.volume_group(spec.volume_group)
+        extent = group.extent_bytes
+        # Metadata, and as much again for the spare that repairs need: 64 bytes a chunk each, and
+        # some extents for rounding and LVM's least size (lvmthin(7), "Metadata space").
+        wanted = spec.thin_size.of(group.size_bytes)
+        metadata = spec.thin_metadata_bytes or wanted // spec.thin_chunk_bytes * 64
+        size = min(wanted, group.free_bytes - 2 * metadata - 4 * extent) // extent * extent
+        if size <= 0:
+            raise NoSpace(f"no room for thin pool {spec.thin_pool} in {group.name}")
+        self.lvm.create_thin_pool(
+            spec.volume_group,
+            spec.thin_pool,
+            size,
+            chunk_bytes=spec.thin_chunk_bytes,
+            metadata_bytes=spec.thin_metadata_bytes,
+            error_when_full=spec.error_when_full,
+        )
+        log.warning("made thin pool %s/%s of %d bytes", group.name, spec.thin_pool, size)
+
+    def _look(self, devices: Iterable[str]) -> list[disks.FoundDisk]:
+        return disks.look(self._runner, self._root, devices)
+
+    def _spec(self, name: str) -> PoolSpec:
+        for spec in self.specs:
+            if spec.name == name:
+                return spec
+        raise Missing(f"there is no pool {name} on this node")
+
+
+@dataclass
+class _Retry:
+    """When to try again: a look at a broken thin pool may read all its metadata."""
+
+    delay: float = _FIRST_RETRY_SECONDS / 2
+    due: float = 0.0
+
+    def failed(self) -> None:
+        self.delay = min(self.delay * 2, _LAST_RETRY_SECONDS)
+        self.due = time.monotonic() + self.delay
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.due
+
+
+def _with_absent(spec: PoolSpec, members: Iterable[str]) -> list[str]:
+    """The disks to show to LVM: also those that are not there, in case they come back."""
+    absent = [device for device in spec.devices if not disks.is_there(device)]
+    return [*members, *absent]
+
+
+def _left_out(spec: PoolSpec, state: GroupState) -> list[str]:
+    members = {Path(disk.device).resolve() for disk in state.physical_volumes if disk.device}
+    return [
+        f"{device} is configured but not in the volume group: vgextend adds it"
+        for device in spec.devices
+        if disks.is_there(device) and Path(device).resolve() not in members
+    ]

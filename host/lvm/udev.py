@@ -1,0 +1,40 @@
+"""Whether a udevd answers the events of device-mapper."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from host.command import Runner
+from host.errors import CommandFailed, CommandStuck, Missing
+
+log = logging.getLogger("xlss.lvm")
+
+_CONTROL = Path("/run/udev/control")
+_DEADLINE = 10.0
+
+
+def udev_answers(runner: Runner) -> bool:
+    """Try it with a device of our own.
+
+    LVM waits on a semaphore that udevd posts. In a container with an IPC namespace of its own, the
+    host's udevd cannot reach that semaphore, and LVM would wait for ever: then LVM has to make the
+    nodes itself. The answer does not change while a process lives.
+    """
+    if not _CONTROL.exists():
+        return False
+    name = f"xlss-udev-probe-{os.getpid()}"
+    try:
+        runner.run(("dmsetup", "create", name, "--table", "0 8 error"), deadline=_DEADLINE)
+    except CommandStuck:
+        log.warning("udevd does not answer events of device-mapper: LVM makes device nodes itself")
+        answers = False
+    except (CommandFailed, Missing) as error:
+        log.warning("cannot tell whether udevd answers: %s", error)
+        return False
+    else:
+        answers = True
+    wait = () if answers else ("--noudevsync",)
+    runner.run(("dmsetup", "remove", "--retry", *wait, name), deadline=_DEADLINE, ok=(0, 1))
+    return answers
