@@ -34,8 +34,10 @@ class Effort:
     volumes: int  # that are there for the second half
 
 
-THOROUGH = Effort(rounds=15, rates=3, io_rounds=9, io_seconds=1.5, starts=5, volumes=creation.MANY)
-QUICK = Effort(rounds=3, rates=1, io_rounds=3, io_seconds=0.5, starts=1, volumes=20)
+THOROUGH = Effort(
+    rounds=15, rates=3, io_rounds=40, io_seconds=0.25, starts=5, volumes=creation.MANY
+)
+QUICK = Effort(rounds=3, rates=1, io_rounds=5, io_seconds=0.2, starts=1, volumes=20)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
