@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.model import TOPOLOGY_NODE_KEY
+from host.lvm.pool_spec import PoolSpec, Share
 from node_agent.toml_table import (
     ConfigError,
     Table,
@@ -39,39 +40,11 @@ _SEGMENT_KEY = re.compile(r"[a-z0-9.-]{1,253}/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A
 
 
 @dataclass(frozen=True)
-class Size:
-    """An absolute size in bytes, or a share of the whole in percent; the other one is 0."""
-
-    size_bytes: int = 0
-    percent: int = 0
-
-    def of(self, whole_bytes: int) -> int:
-        return self.size_bytes or whole_bytes * self.percent // 100
-
-
-@dataclass(frozen=True)
-class PoolConfig:
-    """One pool: a volume group, and at will a thin pool inside it."""
-
-    name: str
-    volume_group: str
-    devices: tuple[str, ...] = ()  # the group is made of them if it is not there; () = must exist
-    thin_pool: str = ""  # "" = thick volumes only
-    thin_size: Size = Size(percent=90)  # of the group, when the thin pool has to be made
-    thin_metadata_bytes: int = 0  # 0 = LVM's own choice
-    thin_chunk_bytes: int = 64 << 10
-    overcommit: float = 1.0  # virtual bytes promised per byte of the thin pool
-    grow_at: float = 0.8  # thin data or metadata used (0 to 1) at which the thin pool is extended
-    grow_by: Size = Size(percent=20)  # of the thin pool; grow_at = 1 turns growing off
-    full_at: float = 0.95  # thin data or metadata used at which nothing new is created
-
-
-@dataclass(frozen=True)
 class NodeConfig:
     """Everything that ``xlss node`` has to know."""
 
     name: str
-    pools: tuple[PoolConfig, ...]
+    pools: tuple[PoolSpec, ...]
     topology: Mapping[str, str] = field(default_factory=dict)  # besides the node's own key
     listen: str = "0.0.0.0:9810"  # host:port with mTLS, unix:<path> without, "" = no agent port
     tls_directory: Path = Path("/etc/xlss/tls")
@@ -90,7 +63,7 @@ class NodeConfig:
         """The topology of the node, its own key included."""
         return {**self.topology, TOPOLOGY_NODE_KEY: self.name}
 
-    def pool(self, name: str) -> PoolConfig | None:
+    def pool(self, name: str) -> PoolSpec | None:
         return next((pool for pool in self.pools if pool.name == name), None)
 
 
@@ -121,9 +94,9 @@ def _node(table: Table) -> NodeConfig:
     return config
 
 
-def _pool(table: Table) -> PoolConfig:
-    default = PoolConfig
-    pool = PoolConfig(
+def _pool(table: Table) -> PoolSpec:
+    default = PoolSpec
+    pool = PoolSpec(
         name=table.take("name", _name),
         volume_group=table.take("volume_group", _lvm_name),
         devices=table.take("devices", _devices, default.devices),
@@ -135,15 +108,16 @@ def _pool(table: Table) -> PoolConfig:
         grow_at=table.take("grow_at", _fraction, default.grow_at),
         grow_by=table.take("grow_by", _size_or_share, default.grow_by),
         full_at=table.take("full_at", _fraction, default.full_at),
+        error_when_full=table.take("error_when_full", as_flag, default.error_when_full),
     )
     table.finish()
     return pool
 
 
-def _check_pools(pools: Sequence[PoolConfig]) -> None:
+def _check_pools(pools: Sequence[PoolSpec]) -> None:
     if not pools:
         raise ConfigError("pools is missing: a storage node needs at least one [[pools]]")
-    unique: tuple[tuple[str, Callable[[PoolConfig], Sequence[str]]], ...] = (
+    unique: tuple[tuple[str, Callable[[PoolSpec], Sequence[str]]], ...] = (
         ("name", lambda pool: (pool.name,)),
         ("volume_group", lambda pool: (pool.volume_group,)),
         ("devices", lambda pool: pool.devices),
@@ -199,9 +173,9 @@ def _listen(value: Any) -> str:
     return as_optional_address(value)
 
 
-def _size_or_share(value: Any) -> Size:
+def _size_or_share(value: Any) -> Share:
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    return Size(percent=int(match[1])) if match else Size(size_bytes=as_size(value))
+    return Share(percent=int(match[1])) if match else Share(size_bytes=as_size(value))
 
 
 def _chunk(value: Any) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from node_agent.config import NodeConfig, Size, load_node_config
+from host.lvm.pool_spec import Share
+from node_agent.config import NodeConfig, load_node_config
 from node_agent.toml_table import ConfigError
 
 SMALLEST = """
@@ -54,7 +55,7 @@ def test_sizes_are_bytes_texts_or_shares(tmp_path: Path) -> None:
     assert config.segments == {"csi.xlss.io/node": "n1", "csi.xlss.io/zone": "a"}
     (pool,) = config.pools
     assert pool.devices == ("/dev/sdb", "/dev/disk/by-id/x")
-    assert pool.thin_size == Size(size_bytes=40 << 30)
+    assert pool.thin_size == Share(size_bytes=40 << 30)
     assert pool.grow_by.of(1000) == 100
     assert pool.thin_chunk_bytes == 128 << 10
 
