@@ -102,7 +102,7 @@ class World:
             (node,) = volume.nodes
             there = self.nodes.nodes[node].volumes[volume.id]
             assert there.complete
-            assert (there.record.size_bytes, there.record.limits) == (
+            assert (there.size_bytes, there.record.limits) == (
                 volume.size_bytes,
                 volume.limits,
             )

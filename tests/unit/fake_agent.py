@@ -34,7 +34,8 @@ Fault = Callable[[str, str, str], None]
 
 @dataclass
 class FakeVolume:
-    record: Volume
+    record: Volume  # as it was when the volume was made, in its tags
+    size_bytes: int
     taken: Footprint
     complete: bool = True
     used: bool = False
@@ -99,7 +100,7 @@ class FakeNode:
         health, trouble = self.sick.get(volume_id, (Health.OK, ""))
         return VolumeReport(
             id=volume_id,
-            size_bytes=volume.record.size_bytes,
+            size_bytes=volume.size_bytes,
             pool=volume.record.spec.pool,
             record=to_json(volume.record),
             complete=volume.complete,
@@ -159,10 +160,9 @@ class FakeNode:
                 size = -(-volume.size_bytes // EXTENT) * EXTENT
                 if 0 < volume.limit_bytes < size:
                     raise OutOfRange(f"{size} bytes are over the limit")
-                made = replace(volume, size_bytes=size)
                 complete = volume.source is None or not self.copies
                 taken = footprint(pool, volume.spec, volume.size_bytes)
-                self.volumes[volume.id] = FakeVolume(made, taken, complete)
+                self.volumes[volume.id] = FakeVolume(volume, size, taken, complete)
             present = self.volumes[volume.id]
             if not present.complete:
                 if self.copies:
@@ -189,7 +189,7 @@ class FakeNode:
     ) -> tuple[int, PoolReport]:
         with self._mutex:
             volume = self._require(volume_id)
-            spec, had = volume.record.spec, volume.record.size_bytes
+            spec, had = volume.record.spec, volume.size_bytes
             size = max(had, -(-size_bytes // EXTENT) * EXTENT)
             if 0 < limit_bytes < size:
                 raise OutOfRange(f"{size} bytes are over the limit")
@@ -199,7 +199,7 @@ class FakeNode:
             self.volumes[volume_id] = volume
             if not fits:
                 raise NoSpace(f"no room to grow to {size} bytes")
-            volume.record = replace(volume.record, size_bytes=size)
+            volume.size_bytes = size
             volume.taken = footprint(pool, spec, size)
             return size, self.pool(spec.pool)
 
@@ -239,7 +239,7 @@ class FakeNode:
                 self.snapshots.pop(snapshot_id, None)
 
     def _cut(self, snapshot: Snapshot) -> FakeSnapshot:
-        size = self._require(snapshot.volume_id).record.size_bytes
+        size = self._require(snapshot.volume_id).size_bytes
         pool = self.pool(snapshot.spec.pool)
         taken = footprint(pool, snapshot.spec, size)
         if room(pool, snapshot.spec)[0] < size:
