@@ -25,7 +25,7 @@ from cluster.records import group_table, snapshot_table, volume_table
 from cluster.snapshots import Snapshots
 from cluster.store import Store
 from cluster.volumes import CreateRequest, Volumes
-from tests.unit.fake_agent import GIB, FakeAgents, FakeNode, FakePool
+from tests.unit.fake_agent import GIB, FakeAgents, FakeNode, FakePool, Fault
 
 THICK = VolumeSpec("default", Provision.THICK, filesystem="ext4")
 THIN = VolumeSpec("default", Provision.THIN, filesystem="ext4")
@@ -94,7 +94,8 @@ class World:
         volumes = [entry.item for entry in volume_table(self.store).list()[0]]
         snapshots = [entry.item for entry in snapshot_table(self.store).list()[0]]
         groups = [entry.item for entry in group_table(self.store).list()[0]]
-        assert {item.phase for item in (*volumes, *snapshots, *groups)} <= {Phase.READY}
+        phases = [item.phase for item in volumes] + [item.phase for item in snapshots]
+        assert {*phases, *(item.phase for item in groups)} <= {Phase.READY}
         assert not any(volume.leftovers for volume in volumes)
         assert sorted(self.nodes.volume_ids()) == sorted(volume.id for volume in volumes)
         assert sorted(self.nodes.snapshot_ids()) == sorted(cut.id for cut in snapshots)
@@ -137,3 +138,17 @@ def request(
 
 def on(*names: str) -> tuple[Mapping[str, str], ...]:
     return tuple({TOPOLOGY_NODE_KEY: name} for name in names)
+
+
+def fails(call: str, error: Exception, *, node: str = "", when: str = "before") -> Fault:
+    """A fault in every such call (to that node only, if one is named)."""
+
+    def fault(on_node: str, on_call: str, moment: str) -> None:
+        if (on_call, moment) == (call, when) and node in ("", on_node):
+            raise error
+
+    return fault
+
+
+def no_faults(node: str, call: str, when: str) -> None:
+    pass
