@@ -265,9 +265,9 @@ class DeviceMapper:
         """Resume what an earlier life of this process left suspended; returns those names.
 
         Tables that were loaded and not yet live are dropped: the step that loaded them is repeated
-        by whoever wants it. Only devices of ours (by UUID) and crypt devices are touched. One that does not
-        resume within ``deadline`` seconds does not keep the others from it; the first such error
-        is raised at the end.
+        by whoever wants it. Only devices of ours (by UUID) and crypt devices are touched. One that
+        does not resume within ``deadline`` seconds does not keep the others from it; the first such
+        error is raised at the end.
         """
         resumed: list[str] = []
         failure: HostError | None = None
