@@ -118,8 +118,8 @@ class Runner:
     ) -> None:
         self.observers: list[Observer] = list(observers)
         self._output_limit = output_limit
-        self._stuck = StuckChildren()
         self._breaker = Breaker(breaker_limit, breaker_seconds)
+        self._stuck = StuckChildren(self._breaker.answered)
 
     @property
     def stuck(self) -> int:

@@ -38,9 +38,13 @@ class _Given:
 
 
 class StuckChildren:
-    """Children that were killed and have not died yet; asked again at every look."""
+    """Children that were killed and have not died yet; asked again at every look.
 
-    def __init__(self) -> None:
+    ``freed`` is called with the resource of each that has died: what it waited for has answered.
+    """
+
+    def __init__(self, freed: Callable[[str], None]) -> None:
+        self._freed = freed
         self._children: list[_Given] = []
         self._lock = threading.Lock()
 
@@ -64,8 +68,15 @@ class StuckChildren:
 
     def _alive(self) -> list[_Given]:
         with self._lock:
-            self._children = [child for child in self._children if child.process.poll() is None]
-            return list(self._children)
+            known = self._children
+            self._children = [child for child in known if child.process.poll() is None]
+            alive = list(self._children)
+        for child in known:
+            if child not in alive:
+                log.warning("no longer stuck: %s (pid %d)", " ".join(child.argv), child.process.pid)
+                if child.resource is not None:
+                    self._freed(child.resource)
+        return alive
 
 
 @dataclass

@@ -21,7 +21,7 @@ from pathlib import Path
 from host.errors import InUse, Missing, Refused
 from host.lvm import report as parse
 from host.lvm.config import GroupDirectory
-from host.lvm.executor import LvmExecutor
+from host.lvm.executor import DEADLINE, LvmExecutor
 from host.lvm.failures import failure, only_same_size, without_missing
 from host.lvm.model import (
     LINEAR,
@@ -59,10 +59,12 @@ class Group:
 class Lvm:
     """The logical volumes of the groups that were added. Thread safe.
 
-    A group has one command at a time; different groups do not wait for each other.
+    A group has one command at a time; different groups do not wait for each other. ``deadline``:
+    seconds that a command may take.
     """
 
-    def __init__(self, groups: Iterable[Group] = ()) -> None:
+    def __init__(self, groups: Iterable[Group] = (), *, deadline: float = DEADLINE) -> None:
+        self._deadline = deadline
         self._groups = {group.directory.group: group for group in groups}
         self._changed: set[str] = set()
         self._lock = threading.Lock()
@@ -325,7 +327,7 @@ class Lvm:
         return report
 
     def _run(self, vg: str, argv: Sequence[str]) -> Report:
-        return self._group(vg).executor.execute(argv)
+        return self._group(vg).executor.execute(argv, self._deadline)
 
     def _group(self, vg: str) -> Group:
         group = self._groups.get(vg)

@@ -31,7 +31,8 @@ _OUR_NAMES = "xlss-"
 class FoundDisk:
     """A disk that LVM has claimed. ``group`` is empty where it was prepared, but for none yet.
 
-    ``group_disks``: how many the group should have. ``free``: in no group, and not known to be part of one whose description is on other disks.
+    ``group_disks``: how many the group should have. ``free``: in no group, and not known to be part
+    of one whose description is on other disks.
     """
 
     device: str

@@ -18,7 +18,7 @@ from host.lvm import disks
 from host.lvm.archive import MetadataArchive
 from host.lvm.commands import Group, Lvm
 from host.lvm.config import GroupDirectory
-from host.lvm.executor import FallbackExecutor
+from host.lvm.executor import DEADLINE, FallbackExecutor
 from host.lvm.fork import ForkExecutor
 from host.lvm.growth import growth, troubles
 from host.lvm.model import GroupState, Kind, ThinPool
@@ -54,7 +54,8 @@ class Pools:
     """All pools of the configuration. ``lvm`` works on those that are open. Thread safe.
 
     ``run_directory``: for what is rebuilt at every start. ``durable_directory``: archives of
-    metadata go there. ``udev`` None: find out whether a udevd answers.
+    metadata go there. ``udev`` None: find out whether a udevd answers. ``deadline``: seconds for a
+    command of LVM.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Pools:
         run_directory: Path,
         durable_directory: Path,
         udev: bool | None = None,
+        deadline: float = DEADLINE,
     ) -> None:
         self.specs = tuple(specs)
-        self.lvm = Lvm()
+        self.lvm = Lvm(deadline=deadline)
+        self._deadline = deadline
         self._runner = runner
         self._root = run_directory / "lvm"
         self._archive = MetadataArchive(self.lvm, durable_directory / "archive")
@@ -185,7 +188,7 @@ class Pools:
         executor = FallbackExecutor(shell, ForkExecutor(self._runner, directory))
         group = Group(directory, executor)
         try:
-            Lvm([group]).volume_group(spec.volume_group)
+            Lvm([group], deadline=self._deadline).volume_group(spec.volume_group)
         except BaseException:
             executor.close()
             raise

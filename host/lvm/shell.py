@@ -24,6 +24,8 @@ from host.lvm.executor import DEADLINE, ShellUnavailable, checked
 from host.lvm.report import Report, parse_report
 
 _STARTING_SECONDS = 20.0
+# What changes nothing may be asked again when the shell died over it.
+_REPEATABLE = frozenset({"lvs", "pvs", "vgs"})
 
 
 @dataclass
@@ -62,7 +64,12 @@ class ShellExecutor:
             raise CommandStuck(f"lvm {arguments[0]}: others kept LVM busy for {deadline:g} s")
         try:
             self._runner.check(self._directory.resource)
-            return self._observed(arguments, begun + deadline)
+            try:
+                return self._observed(arguments, begun + deadline)
+            except CommandLost:
+                if arguments[0] not in _REPEATABLE:
+                    raise
+                return self._observed(arguments, begun + deadline)
         finally:
             self._lock.release()
 

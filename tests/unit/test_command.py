@@ -153,7 +153,8 @@ def test_an_open_breaker_lets_one_try_through_after_its_time() -> None:
 
 
 def test_a_child_that_does_not_die_is_counted_until_it_does() -> None:
-    stuck = StuckChildren()
+    freed: list[str] = []
+    stuck = StuckChildren(freed.append)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:  # stands for a D state
         stuck.add(process, ("lvm", "lvs"), "vg0")
         (command,) = stuck.commands()
@@ -163,7 +164,9 @@ def test_a_child_that_does_not_die_is_counted_until_it_does() -> None:
         assert stuck.holds("vg1") is None
         process.kill()
         process.wait()
+        assert freed == []
         assert stuck.commands() == []
+        assert freed == ["vg0"]
 
 
 def test_a_spawned_child_is_spoken_with_and_given_up(runner: Runner) -> None:

@@ -1,0 +1,418 @@
+"""Pools on real disks: made, found again, refused, degraded, hung, full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lab.node import Node
+
+pytestmark = pytest.mark.lab
+
+MIB = 1 << 20
+PYTHON = ".venv/bin/python"
+HEAD = """
+import os, subprocess, sys
+from pathlib import Path
+from host.command import Runner
+from host.errors import *
+from host.lvm.disks import *
+from host.lvm.model import *
+from host.lvm.pool_spec import PoolSpec, Share
+from host.lvm.pools import Pools
+
+MIB = 1 << 20
+runner = Runner(breaker_limit=1)
+
+def pools(*specs, **options):
+    options = {"udev": False, "deadline": 20, **options}
+    made = Pools(specs, runner, run_directory=Path("/run/xlss"),
+                 durable_directory=Path("/run/kept"), **options)
+    made.open()
+    return made
+
+def thin(name="p", group="vg0", devices=("/dev/ubdb",), **options):
+    options = {"thin_pool": "thin", "thin_size": Share(size_bytes=128 * MIB), **options}
+    return PoolSpec(name, group, devices, **options)
+
+def thick(name="p", group="vg0", devices=("/dev/ubdb",)):
+    return PoolSpec(name, group, devices)
+
+def sh(script):
+    bash = ["bash", "-euc", script]
+    return subprocess.run(bash, check=True, capture_output=True, text=True).stdout
+
+def swap_table(name, table):
+    sh(f"dmsetup suspend --noflush {name}")
+    sh(f"dmsetup load {name} --table '{table}'; dmsetup resume {name}")
+
+def refusal(*specs):
+    made = pools(*specs)
+    try:
+        return made.status(specs[0].name).trouble
+    finally:
+        made.close()
+
+def expect(error, call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except error as caught:
+        return str(caught)
+    raise AssertionError(f"no {error.__name__}")
+"""
+STOCK_LVM = (
+    "--config 'devices{use_devicesfile=0 hints=\"none\"} activation{udev_sync=0 udev_rules=0}'"
+)
+
+BLANK_AGAIN = """
+set +e
+umount -q /mnt
+pkill -x lvm
+dmsetup remove_all --force
+rm -rf /run/xlss /run/kept /dev/vg0 /dev/theirs
+for disk in /dev/ubdb /dev/ubdc; do
+  dd if=/dev/zero of=$disk bs=1M count=160 status=none
+  blockdev --rereadpt $disk
+done
+true
+"""
+
+
+def story(node: Node, code: str) -> str:
+    result = node.run([PYTHON, "-c", HEAD + code], check=False, timeout=200)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.text.strip()
+
+
+@pytest.fixture
+def node(make_node: Callable[..., Node]) -> Node:
+    return make_node(disks=(512 * MIB, 512 * MIB))
+
+
+@pytest.fixture(scope="module")
+def shared_node(make_module_node: Callable[..., Node]) -> Node:
+    return make_module_node(disks=(160 * MIB, 160 * MIB))
+
+
+@pytest.fixture
+def blank_node(shared_node: Node) -> Iterator[Node]:
+    """Two blank disks, blank again for the next test whatever this one leaves behind."""
+    yield shared_node
+    shared_node.sh(BLANK_AGAIN)
+
+
+def test_a_pool_is_made_once_and_found_again_after_a_power_off(node: Node) -> None:
+    spec = "thin(devices=('/dev/ubdb', '/dev/ubdc'))"
+    story(
+        node,
+        f"""
+p = pools({spec})
+status = p.status("p")
+assert status.trouble == "", status
+group = status.state.volume_group
+assert group.tags == {{"xlss"}} and group.pv_count == 2
+assert group.metadata_bytes >= 3 * MIB
+assert status.thin.size_bytes == 128 * MIB and status.thin.active
+p.lvm.create_thin("vg0", "thin", "t1", 64 * MIB, tags=["ours"])
+p.lvm.create_thick("vg0", "v1", 64 * MIB, tags=["ours"])
+for name in ("t1", "v1"):
+    fd = os.open(f"/dev/vg0/{{name}}", os.O_RDWR)
+    os.pwrite(fd, name.encode() * 256, 0)
+    os.fsync(fd)
+p.close()
+""",
+    )
+    node.kill()
+    node.start()
+    story(
+        node,
+        f"""
+p = pools({spec})
+status = p.status("p")
+assert status.trouble == "" and status.thin.active, status
+assert not any(v.active for v in p.lvm.logical_volumes("vg0") if v.name != "thin")
+assert p.lvm.activate_tagged("vg0", "ours") == []
+for name in ("t1", "v1"):
+    fd = os.open(f"/dev/vg0/{{name}}", os.O_RDONLY)
+    assert os.pread(fd, 512, 0) == name.encode() * 256
+""",
+    )
+
+
+def test_a_disk_that_holds_anything_is_never_taken(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+both = thick(devices=("/dev/ubdb", "/dev/ubdc"))
+for made, undone, said in [
+    ("mkfs.ext4 -q /dev/ubdb", "", "/dev/ubdb carries ext4"),
+    ("mkswap -q /dev/ubdb", "", "/dev/ubdb carries swap"),
+    ("echo x | dd of=/dev/ubdb bs=1 seek=3000000", "", "without a known signature"),
+    ("echo x | dd of=/dev/ubdb bs=1M seek=159", "", "without a known signature"),
+    ("modprobe ext4; mkfs.ext4 -q /dev/ubdb; mkdir -p /mnt; mount /dev/ubdb /mnt", "umount /mnt",
+     "/dev/ubdb is mounted at /mnt"),
+    ("dmsetup create held --table '0 8 linear /dev/ubdb 0'", "dmsetup remove held",
+     "/dev/ubdb is held by dm-"),
+    ("echo ',,' | sfdisk -q -X gpt /dev/ubdb", "", "/dev/ubdb has partitions: ubdb1"),
+]:
+    sh(made)
+    before = sh("sha256sum /dev/ubdb")
+    trouble = refusal(both)
+    assert said in trouble, trouble
+    assert sh("sha256sum /dev/ubdb") == before
+    assert sh("blkid -p /dev/ubdc || true") == ""
+    sh(f"{undone}\\ndd if=/dev/zero of=/dev/ubdb bs=1M count=160")
+""",
+    )
+
+
+def test_nothing_is_made_of_a_part_of_the_named_disks(blank_node: Node) -> None:
+    trouble = story(blank_node, "print(refusal(thick(devices=('/dev/ubdb', '/dev/ubdz'))))")
+    assert "/dev/ubdz not there" in trouble
+    assert blank_node.sh("blkid -p /dev/ubdb || true").text == ""
+
+
+def test_disks_that_a_crash_left_prepared_are_taken(blank_node: Node) -> None:
+    blank_node.sh(f"pvcreate {STOCK_LVM} /dev/ubdb")
+    story(blank_node, "assert refusal(thick(devices=('/dev/ubdb', '/dev/ubdc'))) == ''")
+
+
+def test_groups_of_others_are_left_alone(blank_node: Node) -> None:
+    blank_node.sh(f"vgcreate {STOCK_LVM} theirs /dev/ubdb")
+    trouble = story(blank_node, "print(refusal(thick()))")
+    assert "/dev/ubdb belongs to volume group theirs" in trouble
+    trouble = story(blank_node, "print(refusal(thick(group='theirs', devices=('/dev/ubdc',))))")
+    assert "volume group theirs is on /dev/ubdb, not on /dev/ubdc" in trouble
+    assert story(blank_node, "print(refusal(thick(devices=())))").startswith("there is no volume")
+    assert story(blank_node, "print(refusal(thick(group='theirs', devices=())))") == ""
+
+
+def test_of_two_groups_of_one_name_the_named_one_is_used(blank_node: Node) -> None:
+    for disk in ("ubdb", "ubdc"):
+        only = f'--config \'devices{{use_devicesfile=0 filter=["a|/dev/{disk}|","r|.*|"]}}\''
+        blank_node.sh(f"vgcreate {only} vg0 /dev/{disk}")
+    trouble = story(blank_node, "print(refusal(thick(devices=())))")
+    assert "2 volume groups are named vg0" in trouble
+    assert trouble.count(" on /dev/ubd") == 2
+    assert "2 volume groups" in story(
+        blank_node, "print(refusal(thick(devices=('/dev/ubdb', '/dev/ubdc'))))"
+    )
+    story(
+        blank_node,
+        """
+p = pools(thick(devices=("/dev/ubdc",)))
+p.lvm.create_thick("vg0", "v1", 8 * MIB)
+status = p.status("p")
+assert status.trouble == "" and status.state.volume_group.pv_count == 1
+p.lvm.remove("vg0", "v1")
+""",
+    )
+
+
+def test_a_lost_disk_takes_only_its_own_volumes(node: Node) -> None:
+    specs = "thick(devices=('/dev/ubdb', '/dev/ubdc'))"
+    story(
+        node,
+        f"""
+p = pools({specs})
+p.lvm.create_thick("vg0", "whole", 400 * MIB, activate=False)
+p.lvm.create_thick("vg0", "lost", 400 * MIB, activate=False)
+""",
+    )
+    node.kill()
+    lost = node.disks[1]
+    node.disks[1] = None
+    node.start()
+    story(
+        node,
+        f"""
+p = pools({specs})
+status = p.status("p")
+assert "1 of 2 disks missing" in status.trouble, status.trouble
+p.lvm.activate("vg0", "whole")
+Path("/dev/vg0/whole").open("rb").read(4096)
+said = expect(DeviceFailed, p.lvm.activate, "vg0", "lost")
+volumes = {{volume.name: volume for volume in p.lvm.logical_volumes("vg0")}}
+assert volumes["lost"].health == "partial" and volumes["whole"].health == ""
+expect(DeviceFailed, p.lvm.create_thick, "vg0", "new", 8 * MIB)
+""",
+    )
+    node.kill()
+    node.disks[1] = lost
+    node.start()
+    story(
+        node,
+        f"""
+p = pools({specs})
+assert p.status("p").trouble == "", p.status("p").trouble
+p.lvm.activate("vg0", "lost")
+""",
+    )
+
+
+def test_a_disk_that_hangs_or_fails_holds_up_its_own_group_only(node: Node) -> None:
+    story(
+        node,
+        """
+size = int(sh("blockdev --getsz /dev/ubdb"))
+sh(f"dmsetup create disk --table '0 {size} linear /dev/ubdb 0'; dmsetup mknodes")
+p = pools(thick("a", "vga", ("/dev/mapper/disk",)), thick("b", "vgb", ("/dev/ubdc",)), deadline=5)
+assert [p.status(name).trouble for name in "ab"] == ["", ""]
+p.lvm.create_thick("vga", "v1", 8 * MIB)
+
+sh("dmsetup suspend --noflush disk")
+expect(CommandStuck, p.lvm.create_thick, "vga", "v2", 8 * MIB)
+assert runner.stuck == 1, runner.stuck_commands()
+said = expect(CommandStuck, p.lvm.logical_volumes, "vga")
+assert "stuck in the kernel" in said, said
+assert "stuck in the kernel" in p.status("a").trouble
+p.lvm.create_thick("vgb", "v1", 8 * MIB)
+assert p.status("b").trouble == ""
+
+sh("dmsetup resume disk")
+import time
+while runner.stuck:
+    time.sleep(0.1)
+assert {v.name for v in p.lvm.logical_volumes("vga")} >= {"v1"}
+
+swap_table("disk", f"0 {size} error")
+try:
+    p.lvm.create_thick("vga", "v3", 8 * MIB)
+except (DeviceFailed, Missing) as error:
+    print("failing disk:", error)
+assert p.status("a").trouble != ""
+p.lvm.create_thick("vgb", "v2", 8 * MIB)
+swap_table("disk", f"0 {size} linear /dev/ubdb 0")
+assert p.status("a").trouble == "", p.status("a").trouble
+p.close()
+sh("dmsetup remove --retry vga-v1; dmsetup remove --retry disk")
+""",
+    )
+
+
+@pytest.mark.parametrize("error_when_full", [True, False])
+def test_a_full_thin_pool_grows_and_nothing_that_was_written_is_lost(
+    blank_node: Node, error_when_full: bool
+) -> None:
+    story(
+        blank_node,
+        f"""
+import hashlib, threading
+p = pools(thin(error_when_full={error_when_full}, thin_size=Share(size_bytes=64 * MIB)))
+assert p.status("p").thin.error_when_full is {error_when_full}
+p.lvm.create_thick("vg0", "neighbour", 16 * MIB)
+p.lvm.create_thin("vg0", "thin", "t1", 128 * MIB)
+block = os.urandom(MIB)
+fd = os.open("/dev/vg0/t1", os.O_RDWR | os.O_DSYNC)
+def fill(count):
+    for at in range(count):
+        os.pwrite(fd, block, at * MIB)
+fill(60)
+if {error_when_full}:
+    expect(OSError, fill, 80)
+else:
+    writer = threading.Thread(target=fill, args=(80,))
+    writer.start()
+    writer.join(2)
+    assert writer.is_alive()
+status = p.status("p")
+assert "100% of its data used" in status.trouble, status
+neighbour = os.open("/dev/vg0/neighbour", os.O_RDWR | os.O_DSYNC)
+os.pwrite(neighbour, block, 0)
+done = p.grow_if_needed("p")
+assert len(done) == 1, done
+assert p.status("p").thin.size_bytes == 80 * MIB, p.status("p").thin  # by a fifth, in whole extents
+p.grow_if_needed("p")
+if {error_when_full}:
+    fill(80)
+else:
+    writer.join(60)
+    assert not writer.is_alive()
+assert all(os.pread(fd, MIB, at * MIB) == block for at in range(80))
+status = p.status("p")
+assert not status.thin.health and not status.thin.needs_check, status.thin
+os.close(fd)
+os.close(neighbour)
+p.lvm.remove("vg0", "t1", "neighbour", "thin")
+p.close()
+""",
+    )
+
+
+def test_a_killed_shell_is_started_again(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+import signal
+p = pools(thick())
+p.lvm.create_thick("vg0", "v1", 8 * MIB)
+shells = [int(pid) for pid in sh("pgrep -x lvm").split()]
+assert len(shells) == 1
+os.kill(shells[0], signal.SIGKILL)
+assert [v.name for v in p.lvm.logical_volumes("vg0")] == ["v1"]
+assert [int(pid) for pid in sh("pgrep -x lvm").split()] != shells
+p.lvm.remove("vg0", "v1")
+p.close()
+assert subprocess.run(["pgrep", "-x", "lvm"]).returncode == 1
+""",
+    )
+
+
+def test_a_removed_volume_comes_back_from_the_archive(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+p = pools(thick())
+p.lvm.create_thick("vg0", "v1", 8 * MIB)
+fd = os.open("/dev/vg0/v1", os.O_RDWR | os.O_DSYNC)
+os.pwrite(fd, b"x" * 4096, 0)
+os.close(fd)
+p.tend()
+p.lvm.remove("vg0", "v1")
+p.tend()
+p.tend()
+archives = sorted(Path("/run/kept/archive").iterdir())
+assert len(archives) == 2, archives
+environment = {**os.environ, "LVM_SYSTEM_DIR": "/run/xlss/lvm/vg0", "DM_DISABLE_UDEV": "1"}
+subprocess.run(["vgcfgrestore", "-f", archives[0], "vg0"], check=True, env=environment)
+p.lvm.activate("vg0", "v1")
+assert Path("/dev/vg0/v1").open("rb").read(4096) == b"x" * 4096
+p.lvm.remove("vg0", "v1")
+p.close()
+""",
+    )
+
+
+def test_udevd_is_waited_for_where_one_answers(make_node: Callable[..., Node]) -> None:
+    node = make_node(disks=(256 * MIB,), udev=True)
+    story(
+        node,
+        """
+from host.lvm.udev import udev_answers
+assert udev_answers(runner)
+p = pools(thin(), udev=None)
+assert "udev_sync = 1" in Path("/run/xlss/lvm/vg0/lvm.conf").read_text()
+p.lvm.create_thin("vg0", "thin", "t1", 8 * MIB)
+p.lvm.create_thick("vg0", "v1", 8 * MIB)
+assert all(Path("/dev/vg0", name).is_block_device() for name in ("t1", "v1"))
+p.lvm.remove("vg0", "t1", "v1")
+assert not any(Path("/dev/vg0", name).exists() for name in ("t1", "v1"))
+""",
+    )
+    story(
+        node,
+        """
+import signal
+from host.lvm.udev import udev_answers
+(udevd,) = (int(pid) for pid in sh("pgrep -x systemd-udevd").split())
+os.kill(udevd, signal.SIGSTOP)
+import host.lvm.udev as udev
+udev._DEADLINE = 3
+assert not udev_answers(runner)
+os.kill(udevd, signal.SIGCONT)
+""",
+    )
