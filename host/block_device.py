@@ -91,19 +91,22 @@ def edges_are_zero(path: str) -> bool:
 
 
 def zero_edges(path: str) -> None:
-    """Zero the first and last 4 MiB, where all signatures are. Raises Missing, DeviceFailed."""
+    """Zero the first and last 4 MiB, where all signatures are.
+
+    Raises Missing, DeviceFailed, InUse where it is mounted or another device lies on it.
+    """
     size = size_of(path)
-    with _opened(path, os.O_WRONLY | os.O_DIRECT) as fd:
+    with _opened(path, os.O_WRONLY | os.O_DIRECT | os.O_EXCL) as fd:
         for start in sorted({0, max(size - _EDGE, 0)}):
             _zero(fd, start, min(_EDGE, size - start))
         os.fsync(fd)
 
 
-def zero_all(path: str, progress: Progress) -> None:
-    """Zero the whole device: afterwards it reads as zeros. Raises Missing, DeviceFailed."""
+def zero_all(path: str, progress: Progress, *, begin: int = 0) -> None:
+    """Zero the device from ``begin`` on: it reads as zeros there. Raises Missing, DeviceFailed."""
     size = size_of(path)
     with _opened(path, os.O_WRONLY | os.O_DIRECT) as fd:
-        for start in range(0, size, _STEP):
+        for start in range(begin, size, _STEP):
             _zero(fd, start, min(_STEP, size - start))
             progress(min(start + _STEP, size))
         os.fsync(fd)

@@ -81,13 +81,16 @@ class Jobs:
                     name=f"job {key}",
                     daemon=True,  # a job that hangs in the kernel must not keep the agent alive
                 ).start()
-        if not job.finished.wait(wait):
-            raise Unavailable(f"{job.progress}; repeat the request")
-        self._forget(key, job)
-        if job.cancelled:
-            raise Unavailable(f"{job.what}: cancelled")
-        if job.error is not None:
-            raise job.error
+        self._await(key, job, wait)
+
+    def rejoin(self, key: str, wait: float) -> bool:
+        """Join the job that is under way, as ``join`` does; False when there is none."""
+        with self._mutex:
+            job = self._jobs.get(key)
+        if job is None:
+            return False
+        self._await(key, job, wait)
+        return True
 
     def running(self, key: str) -> bool:
         """Whether there is a job, or one that has failed and nobody has asked since."""
@@ -118,6 +121,15 @@ class Jobs:
         with self._mutex:
             for job in self._jobs.values():
                 job.cancelled = True
+
+    def _await(self, key: str, job: _Job, wait: float) -> None:
+        if not job.finished.wait(wait):
+            raise Unavailable(f"{job.progress}; repeat the request")
+        self._forget(key, job)
+        if job.cancelled:
+            raise Unavailable(f"{job.what}: cancelled")
+        if job.error is not None:
+            raise job.error
 
     def _forget(self, key: str, job: _Job) -> None:
         with self._mutex:

@@ -35,6 +35,11 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
     SCRATCH = "scratch"
 
+    @property
+    def tag(self) -> str:
+        """The tag that all of the kind carry."""
+        return f"{_PREFIX}kind={self.value}"
+
 
 class State(StrEnum):
     FILLING = "filling"
@@ -63,7 +68,7 @@ class Label:
     def tags(self) -> tuple[str, ...]:
         tags = [
             f"{_PREFIX}id={self.id}",
-            f"{_PREFIX}kind={self.kind}",
+            self.kind.tag,
             f"{_PREFIX}state={self.state}",
         ]
         if not self.unique:

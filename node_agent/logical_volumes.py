@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cluster.agents import PoolReport
 from cluster.errors import NoSpace, NotFound, Unavailable
 from cluster.placement import Footprint, less
+from host import block_device
 from host.errors import HostError
 from host.lvm.model import LINEAR, GroupState, Layout, LogicalVolume, Striped
 from host.lvm.pool_spec import PoolSpec
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 # come after it are not kept waiting: they would use up the threads that other pools need.
 _HANGING_SECONDS = 15.0
 _LOOK_SECONDS = 10.0
+_NODE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Entry:
 class _Pool:
     """What is known of one pool."""
 
-    def __init__(self, spec: PoolSpec) -> None:
+    def __init__(self, spec: PoolSpec, source: Pools) -> None:
         self.spec = spec
+        self.source = source
         self.fresh = False  # whether memory can be trusted
         self.status: PoolStatus | None = None
         self.entries: Mapping[str, Entry] = {}
@@ -96,15 +100,17 @@ class LogicalVolumes:
 
     def __init__(
         self,
-        pools: Pools,
-        specs: Sequence[PoolSpec],
-        usage: Callable[[PoolSpec], ThinUsage | None] = lambda spec: None,
+        pools: Mapping[str, Pools],
+        usage: Callable[[PoolSpec], ThinUsage | None],
     ) -> None:
-        """``usage`` asks the kernel how full a thin pool is; it must not wait."""
-        self._lvm = pools.lvm
-        self._source = pools
-        self._usage = usage
-        self._pools = {spec.name: _Pool(spec) for spec in specs}
+        """Each pool by its name, in a ``Pools`` of its own, so that none waits for another.
+
+        ``usage`` asks the kernel how full a thin pool is, without waiting; None: not active.
+        """
+        self.usage = usage
+        self._pools = {
+            spec.name: _Pool(spec, source) for source in pools.values() for spec in source.specs
+        }
 
     # Looking
 
@@ -141,9 +147,13 @@ class LogicalVolumes:
             self.look(name)
         return self.find(kind, identifier)
 
+    def locate(self, kind: Kind, identifier: str) -> Entry | None:
+        """From memory where it is known; None only when a fresh look has not found it."""
+        return self.find(kind, identifier) or self.find_fresh(kind, identifier)
+
     def require(self, kind: Kind, identifier: str) -> Entry:
-        """Raises NotFound when a fresh look has shown that it is not there, Unavailable."""
-        entry = self.find(kind, identifier) or self.find_fresh(kind, identifier)
+        """As ``locate``; raises NotFound in place of None."""
+        entry = self.locate(kind, identifier)
         if entry is None:
             raise NotFound(f"there is no {kind} {identifier} on this node")
         return entry
@@ -177,7 +187,7 @@ class LogicalVolumes:
     def report(self, pool_name: str) -> PoolReport:
         """The pool by our own account, how full it is by the kernel's."""
         pool = self._pool(pool_name)
-        usage = self._usage(pool.spec) if pool.report.thin else None
+        usage = self.usage(pool.spec) if pool.report.thin else None
         return with_usage(pool.report, usage) if usage else pool.report
 
     def reports(self) -> tuple[PoolReport, ...]:
@@ -193,7 +203,9 @@ class LogicalVolumes:
         with self._change(pool):
             size = rounded(size_bytes, pool.report, layout)
             entry = Entry(pool.spec, label, size, thin=False)
-            self._lvm.create_thick(entry.group, entry.name, size, tags=label.tags, layout=layout)
+            pool.source.lvm.create_thick(
+                entry.group, entry.name, size, tags=label.tags, layout=layout
+            )
             self._account(pool, entry, size)
         return entry
 
@@ -204,7 +216,7 @@ class LogicalVolumes:
             size = rounded(size_bytes, pool.report)
             entry = Entry(pool.spec, label, size, thin=True)
             self._require_thin_room(pool, size)
-            self._lvm.create_thin(
+            pool.source.lvm.create_thin(
                 entry.group, pool.spec.thin_pool, entry.name, size, tags=label.tags
             )
             self._account(pool, entry, size)
@@ -216,7 +228,7 @@ class LogicalVolumes:
         with self._change(pool):
             entry = Entry(pool.spec, label, source.size_bytes, thin=True)
             self._require_thin_room(pool, entry.size_bytes)
-            self._lvm.create_thin_snapshot(
+            pool.source.lvm.create_thin_snapshot(
                 entry.group,
                 source.name,
                 entry.name,
@@ -232,7 +244,7 @@ class LogicalVolumes:
         pool = self._pool(source.pool.name)
         with self._change(pool):
             entry = Entry(pool.spec, label, source.size_bytes, thin=False, origin=source.name)
-            self._lvm.create_cow_snapshot(
+            pool.source.lvm.create_cow_snapshot(
                 entry.group, source.name, entry.name, tags=label.tags, read_only=True
             )
             self._account(pool, entry, entry.size_bytes)
@@ -245,7 +257,7 @@ class LogicalVolumes:
             size = max(entry.size_bytes, rounded(size_bytes, pool.report, layout))
             if entry.thin:
                 self._require_thin_room(pool, size - entry.size_bytes)
-            self._lvm.extend(entry.group, entry.name, size)
+            pool.source.lvm.extend(entry.group, entry.name, size)
             grown = replace(entry, size_bytes=size)
             self._account(pool, grown, size - entry.size_bytes)
         return grown
@@ -255,7 +267,7 @@ class LogicalVolumes:
         remove, add = changed_tags(entry.label, label)
         pool = self._pool(entry.pool.name)
         with self._change(pool):
-            self._lvm.retag(entry.group, entry.name, add=add, remove=remove)
+            pool.source.lvm.retag(entry.group, entry.name, add=add, remove=remove)
             changed = replace(entry, label=label)
             self._account(pool, changed, 0)
         return changed
@@ -264,14 +276,26 @@ class LogicalVolumes:
         """Gone already is success. Raises InUse while somebody has it open."""
         pool = self._pool(entry.pool.name)
         with self._change(pool):
-            self._lvm.remove(entry.group, entry.name)
+            pool.source.lvm.remove(entry.group, entry.name)
             others = {name: other for name, other in pool.entries.items() if name != entry.name}
             pool.entries = others
             self._account_room(pool, entry, -entry.size_bytes)
 
-    def activate(self, entry: Entry) -> None:
-        """Make its device node."""
-        self._lvm.activate(entry.group, entry.name)
+    def ensure_active(self, entry: Entry) -> None:
+        """Make its device node, if it is not there. Raises Missing, DeviceFailed."""
+        if not Path(entry.path).is_block_device():
+            self._pool(entry.pool.name).source.lvm.activate(entry.group, entry.name)
+            block_device.wait_for_node(entry.path, _NODE_SECONDS)
+
+    def activate_all(self, pool_name: str) -> list[str]:
+        """Activate the volumes that are not, as after a reboot; returns what hinders any."""
+        pool = self._pool(pool_name)
+        volumes = [e.seen for e in pool.entries.values() if e.label.kind is Kind.VOLUME]
+        if all(volume is None or volume.active for volume in volumes):
+            return []
+        lvm = pool.source.lvm
+        with pool.turn():
+            return lvm.activate_tagged(pool.spec.volume_group, Kind.VOLUME.tag)
 
     # The parts
 
@@ -303,7 +327,7 @@ class LogicalVolumes:
 
     def _look(self, pool: _Pool) -> None:
         try:
-            status = self._source.status(pool.spec.name)
+            status = pool.source.status(pool.spec.name)
         except HostError as error:
             pool.fresh = False
             pool.report = replace(pool.report, trouble=str(error))
@@ -336,7 +360,7 @@ class LogicalVolumes:
         if thin is None:
             trouble = pool.report.trouble or "it has no thin pool"
             raise NoSpace(f"pool {pool.spec.name} takes no thin volumes: {trouble}")
-        usage = self._usage(pool.spec) or ThinUsage(
+        usage = self.usage(pool.spec) or ThinUsage(
             thin.used_bytes / max(1, thin.total_bytes), thin.metadata_used
         )
         if reason := fullness(pool.spec, usage):

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ThinUsage:
-    """How full a thin pool is, 0 to 1; ``trouble`` when the kernel has given it up."""
+    """How full a thin pool is, 0 to 1. With ``trouble`` it takes no writes; ``failed`` no reads."""
 
     data: float
     metadata: float
     trouble: str = ""
+    failed: bool = False
 
 
 def pool_report(status: PoolStatus) -> PoolReport:
@@ -97,7 +98,7 @@ def parse_thin_status(target: Target) -> ThinUsage:
     """The status line of a thin-pool target (kernel, thin-provisioning.rst)."""
     fields = target.parameters.split()
     if len(fields) < 3:
-        return ThinUsage(1.0, 1.0, "has failed: it has to be repaired")
+        return ThinUsage(1.0, 1.0, "has failed: it has to be repaired", failed=True)
     trouble = ""
     if "needs_check" in fields:
         trouble = "has to be checked and repaired"

@@ -38,7 +38,8 @@ def test_a_request_that_comes_back_joins_the_job() -> None:
     assert jobs.reader_of("s2") == ""
 
     work.go_on.set()
-    jobs.join("v1", "copy of s1", work, wait=30)
+    assert jobs.rejoin("v1", wait=30)
+    assert not jobs.rejoin("v1", wait=30)
     assert work.runs == 1
     assert not jobs.running("v1")
     assert jobs.reader_of("s1") == ""

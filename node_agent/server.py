@@ -1,0 +1,124 @@
+"""The agent's gRPC service: messages in, calls of the local agent, messages out.
+
+Errors are raised as they come; ``node_agent/interceptors.py`` maps them to codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import grpc
+
+from cluster.errors import InvalidArgument
+from cluster.model import Snapshot, Volume, snapshot_from_json, volume_from_json
+from node_agent import wire
+from node_agent.agent import NodeAgent
+from node_agent.rpc import node_agent_pb2 as pb
+from node_agent.rpc import node_agent_pb2_grpc as pb_grpc
+
+# Time that an answer needs to reach the caller before its deadline.
+_ANSWER_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 300.0
+
+
+class NodeAgentService(pb_grpc.NodeAgentServicer):
+    def __init__(self, agent: NodeAgent) -> None:
+        self._agent = agent
+
+    def GetInventory(
+        self, request: pb.GetInventoryRequest, context: grpc.ServicerContext
+    ) -> pb.Inventory:
+        return wire.inventory_to_wire(self._agent.inventory())
+
+    def GetPools(
+        self, request: pb.GetPoolsRequest, context: grpc.ServicerContext
+    ) -> pb.GetPoolsResponse:
+        return pb.GetPoolsResponse(pools=self._pools(fresh=request.fresh))
+
+    def GetVolume(
+        self, request: pb.GetVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.GetVolumeResponse:
+        volume = self._agent.get_volume(request.volume_id)
+        return pb.GetVolumeResponse(volume=wire.volume_to_wire(volume))
+
+    def CreateVolume(
+        self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.CreateVolumeResponse:
+        volume, pool = self._agent.create_volume(_volume(request), wait=_wait(context))
+        return pb.CreateVolumeResponse(
+            volume=wire.volume_to_wire(volume), pool=wire.pool_to_wire(pool)
+        )
+
+    def DeleteVolume(
+        self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteVolumeResponse:
+        self._agent.delete_volume(request.volume_id)
+        return pb.DeleteVolumeResponse(pools=self._pools())
+
+    def ExpandVolume(
+        self, request: pb.ExpandVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ExpandVolumeResponse:
+        size_bytes, pool = self._agent.expand_volume(
+            request.volume_id, request.size_bytes, request.limit_bytes
+        )
+        return pb.ExpandVolumeResponse(size_bytes=size_bytes, pool=wire.pool_to_wire(pool))
+
+    def SetLimits(
+        self, request: pb.SetLimitsRequest, context: grpc.ServicerContext
+    ) -> pb.SetLimitsResponse:
+        self._agent.set_limits(request.volume_id, wire.limits_from_wire(request.limits))
+        return pb.SetLimitsResponse()
+
+    def SuspendVolumes(
+        self, request: pb.SuspendVolumesRequest, context: grpc.ServicerContext
+    ) -> pb.SuspendVolumesResponse:
+        suspension = self._agent.suspend_volumes(
+            tuple(request.volume_ids), request.deadline_milliseconds / 1000
+        )
+        return pb.SuspendVolumesResponse(suspension=suspension)
+
+    def ResumeVolumes(
+        self, request: pb.ResumeVolumesRequest, context: grpc.ServicerContext
+    ) -> pb.ResumeVolumesResponse:
+        return pb.ResumeVolumesResponse(held=self._agent.resume_volumes(request.suspension))
+
+    def CreateSnapshots(
+        self, request: pb.CreateSnapshotsRequest, context: grpc.ServicerContext
+    ) -> pb.CreateSnapshotsResponse:
+        reports = self._agent.create_snapshots(
+            tuple(map(_snapshot, request.cuts)), request.suspension
+        )
+        return pb.CreateSnapshotsResponse(snapshots=map(wire.snapshot_to_wire, reports))
+
+    def DeleteSnapshots(
+        self, request: pb.DeleteSnapshotsRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteSnapshotsResponse:
+        self._agent.delete_snapshots(tuple(request.snapshot_ids))
+        return pb.DeleteSnapshotsResponse(pools=self._pools())
+
+    def _pools(self, *, fresh: bool = False) -> list[pb.Pool]:
+        return [wire.pool_to_wire(pool) for pool in self._agent.pools(fresh=fresh)]
+
+
+def _wait(context: grpc.ServicerContext) -> float:
+    """How long a call may take, in seconds, so that its answer still arrives."""
+    remaining: float | None = context.time_remaining()  # the stubs do not know of None
+    if remaining is None:
+        return _LONGEST_WAIT_SECONDS
+    return min(max(remaining - _ANSWER_SECONDS, 0.0), _LONGEST_WAIT_SECONDS)
+
+
+def _volume(request: pb.CreateVolumeRequest) -> Volume:
+    """The record, with what the request says besides: both have to agree."""
+    volume = volume_from_json(request.record)
+    source = request.source_snapshot_id or request.source_volume_id
+    if volume.id != request.volume_id or (volume.source.id if volume.source else "") != source:
+        raise InvalidArgument("the record is of another volume than the request")
+    return replace(volume, size_bytes=request.size_bytes, limit_bytes=request.limit_bytes)
+
+
+def _snapshot(cut: pb.Cut) -> Snapshot:
+    snapshot = snapshot_from_json(cut.record)
+    if (snapshot.id, snapshot.volume_id) != (cut.snapshot_id, cut.volume_id):
+        raise InvalidArgument("the record is of another snapshot than the request")
+    return snapshot

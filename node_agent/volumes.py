@@ -1,0 +1,338 @@
+"""The local life of volumes: made, filled, grown, removed. Sizes are bytes.
+
+Every call looks before it acts and may be repeated from any point: what a crash has left is adopted
+when it is whole, and made anew when it is not (``labels.py`` tells which).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from cluster.errors import (
+    AlreadyExists,
+    Busy,
+    InvalidArgument,
+    OutOfRange,
+    Refused,
+    Unavailable,
+)
+from cluster.model import (
+    ENCRYPTION_BYTES,
+    AccessType,
+    IoLimits,
+    LayoutKind,
+    Provision,
+    SourceKind,
+    Volume,
+    VolumeSpec,
+    snapshot_from_json,
+    to_json,
+    volume_from_json,
+)
+from host import block_device
+from host import errors as host
+from host.lvm.model import LINEAR, Layout, Raid1, Striped
+from node_agent.cuts import Cuts
+from node_agent.devices import Devices
+from node_agent.jobs import Jobs, Report
+from node_agent.labels import Kind, Label, State
+from node_agent.locks import Locks
+from node_agent.logical_volumes import Entry, LogicalVolumes, rounded
+
+_log = logging.getLogger(__name__)
+
+
+class NodeVolumes:
+    def __init__(
+        self, volumes: LogicalVolumes, devices: Devices, cuts: Cuts, locks: Locks, jobs: Jobs
+    ) -> None:
+        self._volumes = volumes
+        self._devices = devices
+        self._cuts = cuts
+        self._locks = locks
+        self._jobs = jobs
+
+    def create(self, wanted: Volume, *, wait: float) -> Entry:
+        """Make the volume or adopt what is there; of at least its size.
+
+        Copies and wipes that take longer than ``wait`` seconds go on in the background. Raises
+        Unavailable with their progress, NoSpace, OutOfRange, NotFound (pool or source),
+        AlreadyExists, Busy.
+        """
+        with self._locks.hold(wanted.id, purpose="its creation"):
+            entry = self._adopted(wanted) or self._made(wanted)
+            if entry.label.state is State.FILLING:
+                if not self._jobs.rejoin(wanted.id, wait):
+                    self._fill(entry, wanted, wait)
+                entry = self._volumes.require(Kind.VOLUME, wanted.id)
+            if volume_bytes(entry, wanted.spec) < wanted.size_bytes:
+                entry = self._grown(entry, wanted.spec, wanted.size_bytes, wanted.limit_bytes)
+            return entry
+
+    def delete(self, volume_id: str) -> None:
+        """Remove it with all half-made parts; nothing there is success.
+
+        Raises Refused while it is mounted or a thick snapshot depends on it, Busy, Unavailable.
+        """
+        with self._locks.hold(volume_id, purpose="its deletion"):
+            entry = self._volumes.locate(Kind.VOLUME, volume_id)
+            self._require_deletable(volume_id, entry)
+            self._jobs.cancel(volume_id)
+            self._remove_scratch(volume_id)
+            if entry is not None:
+                self._devices.take_down(volume_id)
+                self._volumes.remove(entry)
+
+    def expand(self, volume_id: str, size_bytes: int, limit_bytes: int) -> Entry:
+        """Grow it and the devices over it. One that is as large already is success.
+
+        Raises NotFound, NoSpace, OutOfRange, Refused (thick snapshots), Busy.
+        """
+        with self._locks.hold(volume_id, purpose="its expansion"):
+            entry = self.require_complete(volume_id)
+            record = record_of(entry)
+            if volume_bytes(entry, record.spec) < size_bytes:
+                entry = self._grown(entry, record.spec, size_bytes, limit_bytes)
+            self._devices.grow(entry)
+            return entry
+
+    def set_limits(self, volume_id: str, limits: IoLimits) -> Entry:
+        """Keep them in the record. Raises NotFound, Busy."""
+        with self._locks.hold(volume_id, purpose="a change of its limits"):
+            entry = self.require_complete(volume_id)
+            record = replace(record_of(entry), limits=limits)
+            return self._volumes.relabel(entry, replace(entry.label, record=to_json(record)))
+
+    def require_complete(self, volume_id: str) -> Entry:
+        """The volume, ready for use. Raises NotFound; Unavailable while it is being filled."""
+        entry = self._volumes.require(Kind.VOLUME, volume_id)
+        if entry.label.state is State.FILLING:
+            raise Unavailable(f"volume {volume_id} is still being filled or wiped")
+        return entry
+
+    def mark(self, entry: Entry, state: State, *, unique: bool | None = None) -> Entry:
+        """Note durably how far the volume is. The caller holds its lock."""
+        label = entry.label.with_state(state)
+        if unique is not None:
+            label = replace(label, unique=unique)
+        return self._volumes.relabel(entry, label) if label != entry.label else entry
+
+    def remove_scratch(self) -> None:
+        """At the start: sources of copies that an earlier agent did not finish."""
+        for entry in self._volumes.entries(Kind.SCRATCH):
+            volume_id = entry.label.id
+            try:
+                with self._locks.hold(volume_id, purpose="clearing up"):
+                    if not self._jobs.running(volume_id):
+                        self._volumes.remove(entry)
+            except (host.HostError, Busy, Unavailable) as error:
+                _log.warning("cannot remove %s/%s: %s", entry.group, entry.name, error)
+
+    # Creation
+
+    def _adopted(self, wanted: Volume) -> Entry | None:
+        """What is there already and can be gone on with."""
+        entry = self._volumes.find(Kind.VOLUME, wanted.id)
+        if entry is None:
+            return None
+        present = record_of(entry)
+        if (present.spec, present.source) != (wanted.spec, wanted.source):
+            raise AlreadyExists(f"volume {wanted.id} is there, made for another request")
+        # Killed over a copy, or it failed: what it read may have changed since.
+        half_copied = entry.label.state is State.FILLING and wanted.source is not None
+        if half_copied and not self._jobs.running(wanted.id):
+            self._remove_scratch(wanted.id)
+            self._volumes.remove(entry)
+            return None
+        return entry
+
+    def _made(self, wanted: Volume) -> Entry:
+        source = self._source(wanted)
+        self._require_limit(wanted)
+        try:
+            if source is not None and _can_share(source, wanted):
+                return self._shared(wanted, source)
+            return self._made_empty(wanted, to_fill=source is not None)
+        except host.AlreadyExists:
+            # Memory did not know it: an answer of LVM was lost.
+            if self._volumes.find_fresh(Kind.VOLUME, wanted.id) is None:
+                raise
+        return self._adopted(wanted) or self._made(wanted)
+
+    def _made_empty(self, wanted: Volume, *, to_fill: bool) -> Entry:
+        spec = wanted.spec
+        size = wanted.size_bytes + overhead(spec)
+        if spec.provision is Provision.THIN:
+            # New blocks of the pool read as zeros: nothing of a former tenant is there to wipe.
+            label = _label(wanted, State.FILLING if to_fill else State.BLANK)
+            return self._volumes.create_thin(spec.pool, label, size)
+        label = _label(wanted, State.FILLING)
+        return self._volumes.create_thick(spec.pool, label, size, layout_of(spec))
+
+    def _shared(self, wanted: Volume, source: Entry) -> Entry:
+        """A thin volume that shares all blocks with its source."""
+        label = _label(wanted, State.USED, unique=False)
+        if source.label.kind is Kind.SNAPSHOT:
+            return self._cuts.take(source, label, read_only=False)
+        with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
+            return self._cuts.cut(source, label, read_only=False)
+
+    def _source(self, wanted: Volume) -> Entry | None:
+        """What there is to copy; None also for a source that was never written."""
+        if wanted.source is None:
+            return None
+        kind = Kind.SNAPSHOT if wanted.source.kind is SourceKind.SNAPSHOT else Kind.VOLUME
+        source = self._volumes.require(kind, wanted.source.id)
+        if source.label.state is State.FILLING:
+            raise Unavailable(f"{kind} {wanted.source.id} is still being filled")
+        spec = spec_of(source)
+        if (spec.encrypted, spec.access, spec.filesystem) != (
+            wanted.spec.encrypted,
+            wanted.spec.access,
+            wanted.spec.filesystem,
+        ):
+            raise InvalidArgument(
+                f"{kind} {wanted.source.id} has another file system, access type or encryption"
+                " than the volume that is to be made of it"
+            )
+        if wanted.size_bytes < volume_bytes(source, spec):
+            raise OutOfRange(
+                f"{wanted.size_bytes} bytes are less than the {volume_bytes(source, spec)} bytes"
+                f" of {kind} {wanted.source.id}"
+            )
+        return source if source.label.state is State.USED else None
+
+    def _require_limit(self, wanted: Volume) -> None:
+        """Before anything is made. Raises OutOfRange."""
+        if not self._volumes.report(wanted.spec.pool).extent_bytes:
+            self._volumes.look(wanted.spec.pool)
+        extra = overhead(wanted.spec)
+        pool = self._volumes.report(wanted.spec.pool)
+        size = rounded(wanted.size_bytes + extra, pool, layout_of(wanted.spec))
+        _require_within(size - extra, wanted.limit_bytes)
+
+    def _grown(self, entry: Entry, spec: VolumeSpec, size_bytes: int, limit_bytes: int) -> Entry:
+        layout = layout_of(spec)
+        pool = self._volumes.report(entry.pool.name)
+        size = rounded(size_bytes + overhead(spec), pool, layout)
+        _require_within(size - overhead(spec), limit_bytes)
+        if dependents := self._volumes.dependents(entry):
+            raise Refused(
+                f"thick volume {entry.label.id} cannot grow while it has snapshots:"
+                f" {_names(dependents)}; delete them first"
+            )
+        return self._volumes.extend(entry, size, layout)
+
+    # Filling
+
+    def _fill(self, entry: Entry, wanted: Volume, wait: float) -> None:
+        self._volumes.ensure_active(entry)
+        source = self._source(wanted)
+        if source is not None:
+            what = f"copy of {source.label.kind} {source.label.id} to volume {wanted.id}"
+            reads = [source.label.id]
+            self._jobs.join(
+                wanted.id,
+                what,
+                lambda report: self._copy(entry, wanted, source, report),
+                reads=reads,
+                wait=wait,
+            )
+        elif wanted.spec.access is AccessType.BLOCK:
+            what = f"wipe of volume {wanted.id}"
+            self._jobs.join(wanted.id, what, lambda report: self._wipe(entry, report), wait=wait)
+        else:
+            # A file system shows nobody what it has not written: no signature may be left, though.
+            block_device.zero_edges(entry.path)
+            self.mark(entry, State.BLANK)
+
+    def _wipe(self, entry: Entry, report: Report) -> None:
+        block_device.zero_all(entry.path, lambda done: report(done, entry.size_bytes))
+        self.mark(entry, State.BLANK)
+
+    def _copy(self, entry: Entry, wanted: Volume, source: Entry, report: Report) -> None:
+        reading = source
+        if source.label.kind is Kind.VOLUME:
+            with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
+                reading = self._cuts.cut(source, Label(wanted.id, Kind.SCRATCH, State.USED))
+        self._volumes.ensure_active(reading)
+
+        def copied(done_bytes: int) -> None:
+            report(done_bytes, entry.size_bytes)
+
+        if not entry.thin and wanted.spec.access is AccessType.MOUNT:
+            block_device.zero_edges(entry.path)
+        block_device.copy(reading.path, entry.path, copied, skip_zeros=entry.thin)
+        if not entry.thin and wanted.spec.access is AccessType.BLOCK:
+            block_device.zero_all(entry.path, copied, begin=source.size_bytes)
+        self._remove_scratch(wanted.id)
+        self.mark(entry, State.USED, unique=False)
+
+    # Removal
+
+    def _require_deletable(self, volume_id: str, entry: Entry | None) -> None:
+        if reader := self._jobs.reader_of(volume_id):
+            raise Busy(f"volume {volume_id} is being read: {reader}")
+        if entry is not None and (dependents := self._volumes.dependents(entry)):
+            raise Refused(
+                f"thick volume {volume_id} has snapshots that depend on it: {_names(dependents)};"
+                " delete them first"
+            )
+
+    def _remove_scratch(self, volume_id: str) -> None:
+        scratch = self._volumes.find(Kind.SCRATCH, volume_id)
+        if scratch is not None:
+            self._volumes.remove(scratch)
+
+
+def record_of(entry: Entry) -> Volume:
+    """The volume's record. Raises DataLoss when its tags are damaged."""
+    return volume_from_json(entry.label.record)
+
+
+def layout_of(spec: VolumeSpec) -> Layout:
+    layout = spec.layout
+    if layout.kind is LayoutKind.STRIPED:
+        return Striped(layout.copies, layout.stripe_bytes or Striped(layout.copies).stripe_bytes)
+    if layout.kind is LayoutKind.RAID1:
+        # What is wiped as a whole needs no copying from one disk to the other first.
+        return Raid1(layout.copies, initial_sync=spec.access is not AccessType.BLOCK)
+    return LINEAR
+
+
+def overhead(spec: VolumeSpec) -> int:
+    """What a logical volume has besides what the pod sees."""
+    return ENCRYPTION_BYTES if spec.encrypted else 0
+
+
+def volume_bytes(entry: Entry, spec: VolumeSpec) -> int:
+    """What the pod sees of a logical volume."""
+    return entry.size_bytes - overhead(spec)
+
+
+def spec_of(entry: Entry) -> VolumeSpec:
+    """Of a volume or a snapshot. Raises DataLoss when its tags are damaged."""
+    if entry.label.kind is Kind.SNAPSHOT:
+        return snapshot_from_json(entry.label.record).spec
+    return record_of(entry).spec
+
+
+def _label(wanted: Volume, state: State, *, unique: bool = True) -> Label:
+    return Label(wanted.id, Kind.VOLUME, state, unique=unique, record=to_json(wanted))
+
+
+def _can_share(source: Entry, wanted: Volume) -> bool:
+    thin = source.thin and wanted.spec.provision is Provision.THIN
+    return thin and source.pool.name == wanted.spec.pool
+
+
+def _require_within(size_bytes: int, limit_bytes: int) -> None:
+    if 0 < limit_bytes < size_bytes:
+        raise OutOfRange(
+            f"in whole extents it has {size_bytes} bytes, more than the limit of {limit_bytes}"
+        )
+
+
+def _names(entries: tuple[Entry, ...]) -> str:
+    return ", ".join(entry.label.id for entry in entries)
