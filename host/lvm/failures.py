@@ -91,7 +91,9 @@ def without_missing(report: Report) -> Report:
     """
     kept = tuple(m for m in report.messages if not _VOLUME_NOT_FOUND.search(m.text))
     rest = replace(report, messages=kept)
-    return rest if rest.errors or report.ok else replace(rest, return_code=SUCCESS)
+    if report.errors and not rest.errors:
+        return replace(rest, return_code=SUCCESS)
+    return rest
 
 
 def only_same_size(report: Report) -> bool:

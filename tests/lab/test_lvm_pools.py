@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 MIB = 1 << 20
 PYTHON = ".venv/bin/python"
 HEAD = """
-import os, subprocess, sys
+import base64, os, subprocess, sys
 from pathlib import Path
 from host.command import Runner
 from host.errors import *
@@ -45,6 +45,14 @@ def thick(name="p", group="vg0", devices=("/dev/ubdb",)):
 def sh(script):
     bash = ["bash", "-euc", script]
     return subprocess.run(bash, check=True, capture_output=True, text=True).stdout
+
+def partition(disk):
+    '''A script that makes an MBR with one entry: 4 MiB from sector 2048 on.'''
+    table = bytearray(512)
+    table[446:462] = bytes.fromhex("00202100 83000000 00080000 00200000")
+    table[510:] = b"\\x55\\xaa"
+    return (f"echo {base64.b64encode(table).decode()} | base64 -d | dd of={disk} conv=notrunc; "
+            f"blockdev --rereadpt {disk}")
 
 def swap_table(name, table):
     sh(f"dmsetup suspend --noflush {name}")
@@ -153,11 +161,11 @@ for made, undone, said in [
     ("mkswap -q /dev/ubdb", "", "/dev/ubdb carries swap"),
     ("echo x | dd of=/dev/ubdb bs=1 seek=3000000", "", "without a known signature"),
     ("echo x | dd of=/dev/ubdb bs=1M seek=159", "", "without a known signature"),
-    ("modprobe ext4; mkfs.ext4 -q /dev/ubdb; mkdir -p /mnt; mount /dev/ubdb /mnt", "umount /mnt",
+    ("modprobe ext4; mkfs.ext4 -q /dev/ubdb; mkdir -p /mnt; mount -r /dev/ubdb /mnt", "umount /mnt",
      "/dev/ubdb is mounted at /mnt"),
     ("dmsetup create held --table '0 8 linear /dev/ubdb 0'", "dmsetup remove held",
      "/dev/ubdb is held by dm-"),
-    ("echo ',,' | sfdisk -q -X gpt /dev/ubdb", "", "/dev/ubdb has partitions: ubdb1"),
+    (partition("/dev/ubdb"), "", "/dev/ubdb has partitions: ubdb1"),
 ]:
     sh(made)
     before = sh("sha256sum /dev/ubdb")
