@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from host import block_device, btrfs_superblock
-from host.errors import DeviceFailed, NotBlank, Refused
+from host.errors import CommandFailed, DeviceFailed, NotBlank, Refused
 from host.mkfs_options import FILESYSTEMS, split_options, validate_mkfs_options
 from host.signature import probe
 
@@ -79,7 +79,7 @@ def make(
     later. Nothing is discarded. ``anew`` wipes first what an interrupted attempt has left.
 
     Raises ``NotBlank`` where the device carries anything, ``InUse`` where it is mounted,
-    ``ValueError`` for options that are not for a class, ``CommandFailed`` for what mkfs refuses.
+    ``ValueError`` for options that are not for a class, ``Refused`` for what mkfs does not accept.
     """
     validate_mkfs_options(filesystem, options)
     if anew:
@@ -88,7 +88,12 @@ def make(
     if found is not None:
         raise NotBlank(f"{device} is not formatted with {filesystem}: it carries {found}")
     argv = [f"mkfs.{filesystem}", "-q", *_mkfs_options(filesystem, options, reads_zero), device]
-    runner.run(argv, deadline=_MKFS_DEADLINE, resource=device)
+    try:
+        runner.run(argv, deadline=_MKFS_DEADLINE, resource=device)
+    except CommandFailed as error:
+        # mkfs.xfs follows its complaint with a page of usage.
+        said = "; ".join(error.stderr.strip().splitlines()[:3])
+        raise Refused(f"mkfs.{filesystem} does not format {device}: {said}") from error
 
 
 def check(runner: Runner, device: str, filesystem: str) -> None:

@@ -113,7 +113,9 @@ def mount_device(
     try:
         runner.run(argv, deadline=_MOUNT_DEADLINE, resource=device)
     except CommandFailed as error:
-        raise _mount_error(device, path, error) from error
+        # Where the kernel could not be asked about the options, they are as suspect as the device.
+        suspect = Refused if wanted and filesystem == "btrfs" else DeviceFailed
+        raise _mount_error(device, path, error, suspect) from error
 
 
 def bind(source: str, path: str, *, read_only: bool = False) -> None:
@@ -130,6 +132,8 @@ def bind(source: str, path: str, *, read_only: bool = False) -> None:
         if not _shows(source, path) or ("ro" in present[-1].options) != read_only:
             raise InUse(f"{path} is a mount point of {present[-1].source} already")
         return
+    if not Path(source).exists():
+        raise Missing(f"there is no {source}")
     if not Path(source).is_block_device() and not mounts_at(canonical(source)):
         raise Refused(f"nothing is mounted at {source}")
     tree = _syscall(
@@ -297,13 +301,17 @@ def _messages(context: int) -> str:
             return "; ".join(line.partition(" ")[2] for line in lines)
 
 
-def _mount_error(device: str, path: str, error: CommandFailed) -> HostError:
+def _mount_error(
+    device: str, path: str, error: CommandFailed, suspect: type[HostError]
+) -> HostError:
     said = error.stderr.strip()[-600:]
     text = f"cannot mount {device} at {path}: {said}"
     if "busy" in said or "File exists" in said:
         return InUse(text)
     if "does not exist" in said:
         return Missing(text)
+    if "bad option" in said:
+        return suspect(text)
     if "superblock" in said or "Structure needs cleaning" in said or "Input/output" in said:
         return DeviceFailed(text)
     return Refused(text)

@@ -77,9 +77,9 @@ def machine() -> Iterator[tuple[Runner, DeviceMapper, Path]]:
             "names() { dmsetup ls | grep -v '^No dev' | cut -f1; };"
             "for d in $(names); do dmsetup resume $d; done;"
             "for m in $(tac /proc/self/mounts | grep ' /tmp/story/' | cut -d' ' -f2);"
-            " do umount -l $m; done;"
+            " do umount -l $m || true; done;"
             'while [ -n "$(names)" ]; do dmsetup remove_all; done;'
-            f"rm -rf {folder};"
+            f"rm -rf --one-file-system {folder};"
             f"for d in {DISK} {OTHER_DISK};"
             " do dd if=/dev/zero of=$d bs=1M count=4 oflag=direct status=none; done"
         )
