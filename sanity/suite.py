@@ -21,8 +21,6 @@ from sanity.variants import FOLDER, MIB, Variant
 
 VERSION = "v5.5.0"
 SECRET = "sanity-secret-that-must-not-leak"  # as in secrets.yaml
-# The suite publishes as many volumes as the limit says, and one more.
-MAX_VOLUMES = 4
 NODE_MEMORY = 640 * MIB
 DISK = 24 << 30
 SUITE_SECONDS = 600.0
@@ -92,7 +90,6 @@ class _Plugin:
             lab,
             [node],
             pools=(Pool(),),
-            agent={"max_volumes": MAX_VOLUMES},
             name=f"sanity-{variant.name}",
         )
         self._controller = self._start_controller()

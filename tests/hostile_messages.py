@@ -8,7 +8,7 @@ lists have duplicates. Real values are mixed in, so that the calls get past thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ DETERMINISTIC: dict[str, Any] = {
 
 _MIB = 1 << 20
 _NASTY = (
+    "a",
     "",
     " ",
     ".",
@@ -63,6 +64,7 @@ _NASTY = (
     "xlss-v" + "0" * 28,
     "x" * 128,
     "x" * 129,
+    "名" * 1365,  # the longest that passes as a text, and three times as long in a header
     "y" * 10_000,
     "é" * 10_000,
 )
@@ -82,6 +84,7 @@ _INTEGERS = {
 _MAX_DEPTH = 5
 
 Part = Any  # FieldDescriptor: two classes of it, by the implementation of protobuf
+Path = tuple[tuple[Part, int], ...]  # fields to go through; the number is for repeated ones
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,20 @@ def requests(
     grown = _message(kind, vocabulary, 0)
     if not good or not kind.DESCRIPTOR.fields:
         return grown
-    return st.one_of(_bent(good, vocabulary), _bent(good, vocabulary), grown)
+    return st.one_of(*[_bent(good, vocabulary)] * 4, grown)
+
+
+def swept(message: Message) -> Iterator[Message]:
+    """The message with one part replaced: every part, by every hostile value for its kind."""
+    for path in _paths(message):
+        part = path[-1][0]
+        for value in _hostile_values(part, message, path):
+            bent = type(message)()
+            bent.CopyFrom(message)
+            target = _follow(bent, path[:-1])
+            target.ClearField(part.name)
+            _set(target, part, value)
+            yield bent
 
 
 def examples(number: int) -> settings:
@@ -132,8 +148,7 @@ def examples(number: int) -> settings:
 def _message(draw: st.DrawFn, kind: type[Message], vocabulary: Vocabulary, depth: int) -> Message:
     message = kind()
     for part in _one_of_each(draw, kind):
-        # Every third field is left out: most checks are about what is missing.
-        if depth < _MAX_DEPTH and draw(st.integers(0, 2)):
+        if depth < _MAX_DEPTH and draw(st.sampled_from((True, True, True, False))):
             _set(message, part, draw(_field(part, vocabulary, depth)))
     return message
 
@@ -142,19 +157,49 @@ def _message(draw: st.DrawFn, kind: type[Message], vocabulary: Vocabulary, depth
 def _bent(draw: st.DrawFn, good: Sequence[Message], vocabulary: Vocabulary) -> Message:
     message = type(good[0])()
     message.CopyFrom(draw(st.sampled_from(good)))
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.sampled_from((1, 1, 1, 2, 3, 0)))):
         target = message
-        part = draw(st.sampled_from(_parts(target)))
-        while _is_set_message(target, part) and draw(st.booleans()):
-            target = getattr(target, part.name)
-            if not target.DESCRIPTOR.fields:
+        while inner := [each for part in _parts(target) for each in _inside(target, part)]:
+            if not draw(st.booleans()):
                 break
-            part = draw(st.sampled_from(_parts(target)))
-        if part.containing_type is target.DESCRIPTOR:
+            target = draw(st.sampled_from(inner))
+        if parts := _parts(target):
+            part = draw(st.sampled_from(parts))
             target.ClearField(part.name)
-            if draw(st.integers(0, 3)):
+            if draw(st.sampled_from((True, True, True, True, False))):
                 _set(target, part, draw(_field(part, vocabulary, 1)))
     return message
+
+
+def _paths(message: Message, above: Path = ()) -> Iterator[Path]:
+    """Ways to all parts of the message and of the messages in it."""
+    for part in _parts(message):
+        yield (*above, (part, 0))
+        for number, inner in enumerate(_inside(message, part)):
+            yield from _paths(inner, (*above, (part, number)))
+
+
+def _follow(message: Message, path: Path) -> Message:
+    for part, number in path:
+        message = _inside(message, part)[number]
+    return message
+
+
+def _hostile_values(part: Part, message: Message, path: Path) -> list[Any]:
+    if part.cpp_type in _INTEGERS:
+        return [number for number in _NUMBERS if _fits(part, number)]
+    if part.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return [*part.enum_type.values_by_number, 99, -1]
+    if part.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return [[text] for text in _NASTY] if part.is_repeated else list(_NASTY)
+    if _is_map(part) and not _is_secret(part):
+        had = dict(getattr(_follow(message, path[:-1]), part.name))
+        values = [{**had, key: text} for key in list(had)[:2] for text in _NASTY]
+        return [*({**had, text: "1"} for text in _NASTY), *values]
+    if part.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE and not _is_map(part):
+        empty = GetMessageClass(part.message_type)()
+        return [[], [empty], [empty, empty]] if part.is_repeated else [empty]
+    return []
 
 
 def _one_of_each(draw: st.DrawFn, kind: type[Message]) -> list[Part]:
@@ -168,12 +213,13 @@ def _parts(message: Message) -> tuple[Part, ...]:
     return tuple(message.DESCRIPTOR.fields)
 
 
-def _is_set_message(message: Message, part: Part) -> bool:
-    return bool(
-        part.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE
-        and not part.is_repeated
-        and message.HasField(part.name)
-    )
+def _inside(message: Message, part: Part) -> Sequence[Message]:
+    """The messages that a field holds."""
+    if part.cpp_type != FieldDescriptor.CPPTYPE_MESSAGE or _is_map(part):
+        return ()
+    if part.is_repeated:
+        return tuple(getattr(message, part.name))
+    return (getattr(message, part.name),) if message.HasField(part.name) else ()
 
 
 def _set(message: Message, part: Part, value: Any) -> None:
@@ -192,6 +238,10 @@ def _is_map(part: Part) -> bool:
     return entry is not None and bool(entry.GetOptions().map_entry)
 
 
+def _is_secret(part: Part) -> bool:
+    return bool(part.GetOptions().Extensions[pb.csi_secret])
+
+
 def _field(part: Part, vocabulary: Vocabulary, depth: int) -> st.SearchStrategy[Any]:
     if _is_map(part):
         return _pairs(part, vocabulary)
@@ -199,13 +249,19 @@ def _field(part: Part, vocabulary: Vocabulary, depth: int) -> st.SearchStrategy[
     if not part.is_repeated:
         return one
     twice = one.map(lambda value: [value, value])
-    return st.one_of(st.lists(one, max_size=3), twice)
+    return st.one_of(st.lists(one, min_size=1, max_size=3), twice, st.just([]))
+
+
+def _fits(part: Part, number: int) -> bool:
+    low, high = _INTEGERS[part.cpp_type]
+    return low <= number <= high
 
 
 def _single(part: Part, vocabulary: Vocabulary, depth: int) -> st.SearchStrategy[Any]:
     kind = part.cpp_type
     if kind == FieldDescriptor.CPPTYPE_MESSAGE:
-        return _message(GetMessageClass(part.message_type), vocabulary, depth + 1)
+        grown = _message(GetMessageClass(part.message_type), vocabulary, depth + 1)
+        return st.one_of(vocabulary.of(part.name), grown)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return st.booleans()
     if kind == FieldDescriptor.CPPTYPE_ENUM:
@@ -222,11 +278,11 @@ def _single(part: Part, vocabulary: Vocabulary, depth: int) -> st.SearchStrategy
 
 
 def _strings() -> st.SearchStrategy[str]:
-    return st.one_of(st.sampled_from(_NASTY), st.text(max_size=40))
+    return st.one_of(st.text(min_size=1, max_size=40), st.sampled_from(_NASTY))
 
 
 def _pairs(part: Part, vocabulary: Vocabulary) -> st.SearchStrategy[dict[str, str]]:
-    if part.GetOptions().Extensions[pb.csi_secret]:
+    if _is_secret(part):
         keys = st.one_of(vocabulary.of(part.name), _strings())
         values = st.sampled_from([SECRET, f"{SECRET}\n", SECRET * 300])
         return st.dictionaries(keys, values, max_size=2)

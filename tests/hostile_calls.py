@@ -1,0 +1,77 @@
+"""Send hostile requests through a real channel, and judge the answers alike everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.hostile_messages import SECRET
+
+CALL_SECONDS = 30.0
+# Codes that say "this was not foreseen" or "this takes for ever", on a cluster where all is well.
+FORBIDDEN = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: grpc.StatusCode
+    text: str = ""
+    message: Any = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code is grpc.StatusCode.OK
+
+
+def send(channel: grpc.Channel, method: MethodDescriptor, request: Message | bytes) -> Answer:
+    """Make a call; bytes are sent as they are, whether or not they are a message."""
+    raw = request if isinstance(request, bytes) else request.SerializeToString()
+    call = channel.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=bytes,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+    try:
+        return Answer(grpc.StatusCode.OK, message=call(raw, timeout=CALL_SECONDS))
+    except grpc.RpcError as error:
+        failed = cast(grpc.Call, error)
+        return Answer(failed.code(), failed.details() or "")
+
+
+def judge(answer: Answer) -> None:
+    """An answer that was meant, in words for people, and that gives no secret away."""
+    assert answer.code not in FORBIDDEN, f"{answer.code}: {answer.text}"
+    shown = f"{answer.text} {answer.message or ''}"
+    assert SECRET not in shown
+    assert "Traceback" not in shown
+    if not answer.ok:
+        assert answer.text.strip(), f"{answer.code} says nothing"
+        # gRPC's own complaints about a message or a header that is too long for it.
+        assert "metadata size exceeds" not in answer.text
+        assert "larger than max" not in answer.text
+
+
+def judge_log(log: str) -> None:
+    """Nothing surprised the driver, and no secret was logged."""
+    assert SECRET not in log, _around(log, SECRET)
+    assert "Traceback" not in log, _around(log, "Traceback", 2000)
+
+
+def _around(log: str, word: str, after: int = 200) -> str:
+    place = log.index(word)
+    return log[max(place - 600, 0) : place + after]
