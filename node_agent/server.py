@@ -5,20 +5,72 @@ Errors are raised as they come; ``node_agent/interceptors.py`` maps them to code
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 
 from cluster.errors import InvalidArgument
 from cluster.model import Snapshot, Volume, snapshot_from_json, volume_from_json
-from node_agent import wire
+from node_agent import tls, wire
 from node_agent.agent import NodeAgent
+from node_agent.config import NodeConfig
+from node_agent.interceptors import Observe, ServerInterceptor
 from node_agent.rpc import node_agent_pb2 as pb
 from node_agent.rpc import node_agent_pb2_grpc as pb_grpc
 
 # Time that an answer needs to reach the caller before its deadline.
 _ANSWER_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 300.0
+# Many wait for LVM, which takes one command a group at a time; few work at the same moment.
+_MAX_WORKERS = 32
+_MAX_RECORD_BYTES = 64 << 10
+
+
+class AgentServer:
+    """Serves the agent: over mutual TLS for the controller only, or on a socket for root only."""
+
+    def __init__(
+        self, agent: NodeAgent, config: NodeConfig, *, observe: Observe | None = None
+    ) -> None:
+        """Raises TlsFilesError, OSError when the address is taken."""
+        encrypted = not config.listen.startswith("unix:")
+        options = {} if observe is None else {"observe": observe}
+        self._pool = ThreadPoolExecutor(_MAX_WORKERS, thread_name_prefix="agent")
+        interceptor = ServerInterceptor(
+            authorize=tls.require_peer(tls.CONTROLLER) if encrypted else None,
+            string_limit=_MAX_RECORD_BYTES,
+            **options,
+        )
+        self._server = grpc.server(
+            self._pool, interceptors=[interceptor], options=tls.AGENT_SERVER_OPTIONS
+        )
+        pb_grpc.add_NodeAgentServicer_to_server(NodeAgentService(agent), self._server)
+        self._bind(config, encrypted)
+        self._server.start()
+
+    def _bind(self, config: NodeConfig, encrypted: bool) -> None:
+        if not encrypted:
+            Path(config.listen.removeprefix("unix:")).unlink(missing_ok=True)
+        # The mode of a socket has to be right from the moment of its creation, which is gRPC's own.
+        former = os.umask(0o177)
+        try:
+            if encrypted:
+                credentials = tls.server_credentials(config.tls_directory)
+                self._server.add_secure_port(config.listen, credentials)
+            else:
+                self._server.add_insecure_port(config.listen)
+        except RuntimeError as error:
+            raise OSError(f"{config.listen} cannot be served: {error}") from error
+        finally:
+            os.umask(former)
+
+    def stop(self, grace: float) -> None:
+        """Take no more calls, let those under way end for ``grace`` seconds, then cancel them."""
+        self._server.stop(grace).wait()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class NodeAgentService(pb_grpc.NodeAgentServicer):

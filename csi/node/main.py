@@ -1,0 +1,84 @@
+"""The node's process: the agent for controllers, CSI for kubelet, metrics; put together and served.
+
+It serves before its pools are open, so that a disk that hangs does not keep it from telling so.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from contextlib import ExitStack
+from types import FrameType
+
+from csi.identity import Identity
+from csi.node.service import NodeService
+from csi.server import serve_node
+from host.command import Runner
+from node_agent.agent import NodeAgent
+from node_agent.config import NodeConfig
+from node_agent.inventory import mounts_by_volume
+from node_agent.metrics import Metrics, MetricsServer
+from node_agent.server import AgentServer
+from node_agent.version import VERSION
+from node_agent.volume_metrics import NodeCollector
+
+_log = logging.getLogger(__name__)
+# Calls under way when SIGTERM comes get so long to end. Kubernetes kills after 30 seconds.
+_GRACE_SECONDS = 10.0
+
+
+def run_node(config: NodeConfig) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises SocketError when the CSI socket cannot be served, TlsFilesError when the agent's
+    certificate cannot be read, OSError when an address is taken.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    with ExitStack() as stack:
+        _start(config, stack)
+        _log.info("serving", extra={"socket": str(config.csi_socket), "version": VERSION})
+        stop.wait()
+        _log.info("stopping")
+    return 0
+
+
+def _start(config: NodeConfig, stack: ExitStack) -> None:
+    """Start all parts; the stack ends them in the opposite order."""
+    metrics = Metrics("node")
+    config.run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.lvm_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    agent = NodeAgent(config, Runner(observers=[metrics.observe_command]))
+    stack.callback(agent.stop)
+    metrics.register(
+        NodeCollector(
+            config.name,
+            lambda: agent.pools(fresh=False),
+            agent.reporter.volumes,
+            lambda: agent.runner.stuck,
+            _mounted,
+        )
+    )
+    if config.metrics_listen:
+        stack.callback(MetricsServer(metrics, config.metrics_listen).close)
+    agent.start()
+    if config.listen:
+        server = AgentServer(agent, config, observe=metrics.observe_served)
+        stack.callback(server.stop, _GRACE_SECONDS)
+    csi = serve_node(
+        config.csi_socket,
+        Identity(lambda: agent.ready),
+        NodeService(agent),
+        observe=metrics.observe_served,
+    )
+    stack.callback(csi.stop, _GRACE_SECONDS)
+
+
+def _mounted() -> dict[str, str]:
+    return {volume: mounts[0].path for volume, mounts in mounts_by_volume().items()}

@@ -1,0 +1,88 @@
+"""NodeGetVolumeStats and NodeExpandVolume: how large a volume is in its place, and making it so."""
+
+from __future__ import annotations
+
+from cluster.errors import NotFound, OutOfRange, Refused
+from cluster.model import AccessType
+from csi.node.places import volume_at
+from csi.rpc import csi_pb2 as pb
+from host import block_device, filesystem, mount
+from node_agent.agent import NodeAgent
+from node_agent.inventory import mounts_by_volume
+from node_agent.labels import Kind
+from node_agent.volumes import spec_of, volume_bytes
+
+_BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
+
+
+def require_place(agent: NodeAgent, volume_id: str, path: str) -> None:
+    """Raises NotFound unless the volume is there, and at that path."""
+    if volume_at(agent, path) != volume_id:
+        agent.logical.require(Kind.VOLUME, volume_id)
+        raise NotFound(f"volume {volume_id} is not at {path}")
+
+
+class Stats:
+    def __init__(self, agent: NodeAgent) -> None:
+        self._agent = agent
+
+    def usage(self, volume_id: str, path: str) -> list[pb.VolumeUsage]:
+        """Bytes and inodes of a file system, bytes of a raw device. Raises NotFound."""
+        require_place(self._agent, volume_id, path)
+        devices = self._agent.devices
+        top = devices.require_top(volume_id)
+        target = self._agent.targets.get(path)
+        if target is not None and target.block:
+            total = block_device.size_of_number(top.major_minor)
+            return [pb.VolumeUsage(unit=_BYTES, total=total)]
+        used = mount.usage(self._agent.runner, path, resource=devices.path_of(top))
+        found = [
+            pb.VolumeUsage(
+                unit=_BYTES,
+                total=used.total_bytes,
+                used=used.used_bytes,
+                available=used.available_bytes,
+            )
+        ]
+        if used.inodes:
+            found.append(
+                pb.VolumeUsage(
+                    unit=_INODES,
+                    total=used.inodes,
+                    used=used.inodes_used,
+                    available=used.inodes_free,
+                )
+            )
+        return found
+
+    def expand(self, volume_id: str, path: str, required_bytes: int) -> int:
+        """Let the devices and the file system have what the logical volume has; returns bytes.
+
+        Raises NotFound, OutOfRange (the volume itself has not grown), Refused, Busy.
+        """
+        agent = self._agent
+        with agent.locks.hold(volume_id, purpose="its expansion"):
+            entry = agent.volumes.require_complete(volume_id)
+            require_place(agent, volume_id, path)
+            spec = spec_of(entry)
+            size = volume_bytes(entry, spec)
+            if required_bytes > size:
+                raise OutOfRange(
+                    f"volume {volume_id} has {size} bytes, not {required_bytes}:"
+                    " ControllerExpandVolume comes first"
+                )
+            agent.devices.grow(entry)
+            if spec.access is AccessType.MOUNT:
+                self._grow_filesystem(volume_id, spec.filesystem)
+            return size
+
+    def _grow_filesystem(self, volume_id: str, kind: str) -> None:
+        mounts = mounts_by_volume().get(volume_id, [])
+        writable = next((one for one in mounts if not one.read_only), None)
+        if writable is None:
+            raise Refused(
+                f"volume {volume_id} is mounted read-only: it grows when it is staged writable"
+            )
+        top = self._agent.devices.require_top(volume_id)
+        device = self._agent.devices.path_of(top)
+        filesystem.grow(self._agent.runner, device, writable.path, kind)
