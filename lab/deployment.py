@@ -106,11 +106,11 @@ class Deployment:
         self.wait_for_controller()
 
     def spawn_controller(self) -> None:
-        log = self.controller_log.open("ab")
         argv = [*self.controller_entry, "controller", "--config", str(self.config)]
-        self._controller = start_process(
-            argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+        with self.controller_log.open("ab") as log:
+            self._controller = start_process(
+                argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     @property
     def controller_pid(self) -> int:
