@@ -86,6 +86,7 @@ def open_device(
     over something else.
     """
     _require_key(key)
+    device_number(device)
     info = mapper.find(name)
     if info is not None and not info.live_table:
         _require_crypt(name, info.uuid)

@@ -46,8 +46,10 @@ class ResumeGuard:
 
     For ``seconds`` at the most, all of it included. They are suspended in the given order: upper
     ones of a stack first. ``lockfs`` freezes the file system that is mounted on each, so that a
-    snapshot below needs no recovery; for that it has to be the topmost device. What a file system
-    has not yet written is written while it is frozen: ``mount.sync`` it before.
+    snapshot below holds all that was written, and needs no recovery; for that it has to be the
+    topmost device. What a file system has not yet written is written while it is frozen:
+    ``mount.sync`` it before. That is all that can be done for btrfs, which the kernel does not
+    freeze by its device (tried on Linux 6.1): its snapshot is as after a power cut.
 
     With ``cgroup`` the guard moves there: what is left in the cgroup of a container is killed when
     the container ends, and a guard has to outlive it.

@@ -1,0 +1,27 @@
+"""LUKS2 on a real kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.stories import encryption
+from tests.lab.stories.telling import MIB, stories_of, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lab.node import Node
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def node(make_module_node: Callable[..., Node]) -> Node:
+    return make_module_node(disks=(1024 * MIB, 1024 * MIB))
+
+
+@pytest.mark.parametrize("story", stories_of(encryption))
+def test_in_a_node(node: Node, story: str) -> None:
+    tell(node, encryption, story)
