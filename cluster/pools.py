@@ -11,13 +11,15 @@ ends: a report with a ticket above that of a creation's end has the creation in 
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
-from cluster.agents import Agent, Agents, Inventory, PoolReport, ask_all
+from cluster.agents import Agents, Inventory, PoolReport
 from cluster.errors import ClusterError, NoSpace, OutOfRange, Unavailable
 from cluster.model import TOPOLOGY_NODE_KEY, Provision, VolumeSpec
 from cluster.placement import (
@@ -35,6 +37,8 @@ from cluster.placement import (
 )
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+# Whoever needs a node's answer waits so long for it, and then goes on without: see ``_Node.hangs``.
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass
@@ -43,6 +47,8 @@ class _Node:
     pools: dict[str, tuple[int, PoolReport]] = field(default_factory=dict)  # with its ticket
     ticket: int = 0  # of the last time that it was asked for everything
     trouble: str = "not asked yet"
+    asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
+    hangs: bool = False  # being asked for so long that it is no use to wait for the answer
 
 
 class Reservation:
@@ -75,16 +81,25 @@ class Reservation:
 
 
 class PoolLedger:
-    """Thread safe. ``wait_seconds``: how long a request waits for creations in flight to end."""
+    """Thread safe. ``wait_seconds``: how long a request waits for creations in flight to end.
 
-    def __init__(self, agents: Agents, *, wait_seconds: float = 30.0) -> None:
+    ``patience_seconds``: how long for the answer of a node that may matter to it.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        *,
+        wait_seconds: float = 30.0,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._agents = agents
         self._wait_seconds = wait_seconds
+        self._patience_seconds = patience_seconds
         self._changed = threading.Condition()
         self._nodes = {name: _Node() for name in agents.names()}
         self._reservations: list[Reservation] = []
         self._last_ticket = 0
-        self._refreshing = False
 
     def ticket(self) -> int:
         """To be taken before an agent is asked for what is then given to ``report``."""
@@ -103,7 +118,7 @@ class PoolLedger:
         """
         came = self.ticket()
         deadline = time.monotonic() + self._wait_seconds
-        self._refresh(self._never_asked)
+        self._refresh(lambda: self._never_asked(request))
         while True:
             with self._changed:
                 choice = place(request, self._views(refused))
@@ -131,9 +146,12 @@ class PoolLedger:
                 self._reservations.remove(reservation)
             self._changed.notify_all()
 
-    def observe(self, node: str, inventory: Inventory, ticket: int) -> None:
-        """A whole inventory, with the ticket that was taken before it was asked for."""
+    def observe(self, node: str, inventory: Inventory | ClusterError, ticket: int) -> None:
+        """A whole inventory, or why there is none; the ticket was taken before it was asked for."""
         with self._changed:
+            if isinstance(inventory, ClusterError):
+                self._apply_all(node, inventory, ticket)
+                return
             if inventory.node != node:
                 wrong = Unavailable(f"it answers as node {inventory.node!r}")
                 self._apply_all(node, wrong, ticket)
@@ -152,7 +170,7 @@ class PoolLedger:
         """Ask these nodes (None: all) how their pools are now."""
         came = self.ticket()
         wanted = set(self._nodes if nodes is None else nodes)
-        self._refresh(lambda: [name for name in wanted if self._nodes[name].ticket <= came])
+        self._refresh(lambda: [name for name in wanted if self._nodes[name].ticket < came])
 
     def views(self) -> tuple[NodeView, ...]:
         """What is known of all nodes, less the reservations."""
@@ -169,8 +187,8 @@ class PoolLedger:
 
         On the nodes that match the segments (None: all), as last known, less the reservations.
         """
-        self._refresh(self._never_asked)
         request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
+        self._refresh(lambda: self._never_asked(request))
         pools = [
             pool
             for view in self.views()
@@ -231,8 +249,12 @@ class PoolLedger:
             )
         return NoSpace(f"no node can take {in_words(request.size_bytes)}: {_why(choice)}")
 
-    def _never_asked(self) -> list[str]:
-        return [name for name, node in self._nodes.items() if not node.ticket]
+    def _never_asked(self, request: PlacementRequest) -> list[str]:
+        return [
+            name
+            for name, node in self._nodes.items()
+            if not node.ticket and self.permitted(name, request.requisite)
+        ]
 
     def _asked_before(self, ticket: int, request: PlacementRequest) -> list[str]:
         """The nodes that matter and were last asked before the ticket, or before a creation ended.
@@ -243,36 +265,69 @@ class PoolLedger:
         return [
             name
             for name, node in self._nodes.items()
-            if (node.topology is None or permits(request, NodeView(name, node.topology)))
+            if not node.hangs
+            and (node.topology is None or permits(request, NodeView(name, node.topology)))
             and (node.ticket < ticket or (name in ended and not node.trouble))
         ]
 
     def _refresh(self, outdated: Callable[[], list[str]]) -> None:
-        """Ask the outdated nodes, together with everybody else who wants to know."""
-        with self._changed:
-            while self._refreshing:
-                self._changed.wait()
-            names = outdated()
-            if not names:
+        """Return when no node is outdated any more, but for those that hang."""
+        end = time.monotonic() + self._patience_seconds
+        while True:
+            with self._changed:
+                names = [name for name in outdated() if not self._nodes[name].hangs]
+                asked = {name: self._ask(name) for name in names}
+            if not asked:
                 return
-            self._refreshing = True
-            ticket = self.ticket()
-            unknown = {name for name in names if self._nodes[name].topology is None}
+            wait(asked.values(), timeout=max(0.0, end - time.monotonic()))
+            for name, answered in asked.items():
+                if answered.done():
+                    answered.result()
+                else:
+                    self._do_without(name, answered)
 
-        def ask(name: str, agent: Agent) -> Inventory | tuple[PoolReport, ...]:
-            return agent.inventory() if name in unknown else agent.pools(fresh=True)
+    def _ask(self, name: str) -> Future[None]:
+        """Ask the node, unless that is being done; the lock is held.
 
+        In a thread of its own, so that a node that hangs costs none of those who ask for others.
+        """
+        node = self._nodes[name]
+        if node.asked is None:
+            node.asked = answered = Future[None]()
+            work = (self._ask_now, name, self.ticket(), answered)
+            # The caller's context holds the request's id for the logs.
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=work, name=f"ask-{name}", daemon=True).start()
+        return node.asked
+
+    def _ask_now(self, name: str, ticket: int, answered: Future[None]) -> None:
+        node = self._nodes[name]
+        failure: BaseException | None = None
+        answer: Inventory | tuple[PoolReport, ...] | ClusterError | None = None
         try:
-            answers = ask_all(self._agents, names, ask)
-            with self._changed:
-                for name, answer in answers.items():
-                    if isinstance(answer, Inventory):
-                        self.observe(name, answer, ticket)
-                    else:
-                        self._apply_all(name, answer, ticket)
-        finally:
-            with self._changed:
-                self._refreshing = False
+            agent = self._agents.agent(name)
+            answer = agent.inventory() if node.topology is None else agent.pools(fresh=True)
+        except ClusterError as error:
+            answer = error
+        except BaseException as error:  # for those who wait for the answer
+            failure = error
+        with self._changed:
+            node.asked, node.hangs = None, False
+            if isinstance(answer, tuple):
+                self._apply_all(name, answer, ticket)
+            elif answer is not None:
+                self.observe(name, answer, ticket)
+        if failure is None:
+            answered.set_result(None)
+        else:
+            answered.set_exception(failure)
+
+    def _do_without(self, name: str, answered: Future[None]) -> None:
+        with self._changed:
+            node = self._nodes[name]
+            if node.asked is answered:
+                node.hangs = True
+                node.trouble = f"agent does not answer within {self._patience_seconds:g} s"
                 self._changed.notify_all()
 
     def _apply_all(

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from cluster.agents import Agents, Inventory, SnapshotReport, VolumeReport, ask_all
+from cluster.agents import Agent, Agents, Inventory, SnapshotReport, VolumeReport, ask_all
 from cluster.creation import VolumeMaker
 from cluster.errors import Busy, ClusterError
 from cluster.groups import Groups
@@ -30,7 +30,7 @@ from cluster.model import Group, Phase, Snapshot, Volume, volume_from_json
 from cluster.pools import PoolLedger
 from cluster.records import Entry, Table, group_table, snapshot_table, volume_table
 from cluster.snapshots import SnapshotRemover
-from cluster.store import RecordKind, RevisionExpired, Store
+from cluster.store import RecordKind, Store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T", Volume, Snapshot, Group)
@@ -70,6 +70,7 @@ class _Picture:
     snapshots: Mapping[str, Entry[Snapshot]]
     groups: Mapping[str, Entry[Group]]
     inventories: Mapping[str, Inventory]
+    silent: frozenset[str]  # configured nodes that did not answer
     changed: frozenset[str]  # keys of what changed meanwhile: the inventories say nothing of it
     volume_reports: Mapping[tuple[str, str], VolumeReport]  # by node and identifier
     snapshot_reports: Mapping[tuple[str, str], SnapshotReport]
@@ -77,9 +78,17 @@ class _Picture:
     def settled(self, identifier: str) -> bool:
         return key_of_id(identifier) not in self.changed
 
+    def out_of_reach(self, nodes: Collection[str]) -> bool:
+        """Whether none of them answered: each would cost the others of this run its deadline."""
+        return bool(nodes) and self.silent.issuperset(nodes)
+
 
 class Reconciler:
-    """``grace_seconds``: how long a creation may lie still before it counts as given up."""
+    """``grace_seconds``: how long a creation may lie still before it counts as given up.
+
+    Well over the 5 minutes that the sidecars wait between two repetitions at the most: a long copy
+    goes on meanwhile, and must not be taken away from under them.
+    """
 
     def __init__(
         self,
@@ -88,7 +97,7 @@ class Reconciler:
         pools: PoolLedger,
         locks: ObjectLocks,
         *,
-        grace_seconds: float = 300.0,
+        grace_seconds: float = 900.0,
     ) -> None:
         self._store = store
         self._agents = agents
@@ -144,7 +153,7 @@ class Reconciler:
         for volume in picture.volumes.values():
             yield from self._volume(volume, picture)
         for group in picture.groups.values():
-            yield from self._group(group)
+            yield from self._group(group, picture)
         for snapshot in picture.snapshots.values():
             yield from self._snapshot(snapshot, picture)
 
@@ -153,16 +162,25 @@ class Reconciler:
         snapshots, snapshots_at = self._snapshots.list()
         groups, groups_at = self._groups.list()
         ticket = self._pools.ticket()
-        answers = ask_all(self._agents, self._agents.names(), lambda _, agent: agent.inventory())
+
+        def ask(node: str, agent: Agent) -> Inventory:
+            inventory = agent.inventory()
+            # At once: creations must not wait until a node that hangs has had its time, too.
+            self._pools.observe(node, inventory, ticket)
+            return inventory
+
+        answers = ask_all(self._agents, self._agents.names(), ask)
         inventories: dict[str, Inventory] = {}
         unreachable: list[Difference] = []
         for node, answer in answers.items():
-            if isinstance(answer, Inventory) and answer.node == node:
-                inventories[node] = answer
+            if isinstance(answer, ClusterError):
                 self._pools.observe(node, answer, ticket)
-            else:
-                text = str(answer) if isinstance(answer, ClusterError) else f"it is {answer.node}"
+                unreachable.append(Difference(DifferenceKind.UNREACHABLE, node, "", str(answer)))
+            elif answer.node != node:
+                text = f"it is {answer.node}"
                 unreachable.append(Difference(DifferenceKind.UNREACHABLE, node, "", text))
+            else:
+                inventories[node] = answer
         changed: set[str] = set()
         for kind, revision in (
             (RecordKind.VOLUME, volumes_at),
@@ -176,6 +194,7 @@ class Reconciler:
             {entry.item.id: entry for entry in snapshots},
             {entry.item.id: entry for entry in groups},
             inventories,
+            frozenset(answers.keys() - inventories.keys()),
             frozenset(changed),
             {(node, volume.id): volume for node, all_ in seen for volume in all_.volumes},
             {(node, cut.id): cut for node, all_ in seen for cut in all_.snapshots},
@@ -202,19 +221,24 @@ class Reconciler:
         volume = entry.item
         if not picture.settled(volume.id):
             return
+        out_of_reach = picture.out_of_reach((*volume.nodes, *volume.leftovers))
         match volume.phase:
             case Phase.DELETING:
                 yield from self._finish(
-                    self._volumes, entry, self._maker.remove, DifferenceKind.DELETING
+                    self._volumes, entry, self._maker.remove, DifferenceKind.DELETING, out_of_reach
                 )
             case Phase.CREATING if self._given_up(entry.key):
                 yield from self._finish(
-                    self._volumes, entry, self._maker.remove, DifferenceKind.HALF_MADE
+                    self._volumes, entry, self._maker.remove, DifferenceKind.HALF_MADE, out_of_reach
                 )
             case Phase.READY:
                 if volume.leftovers:
                     yield from self._finish(
-                        self._volumes, entry, self._remove_leftovers, DifferenceKind.LEFTOVER
+                        self._volumes,
+                        entry,
+                        self._remove_leftovers,
+                        DifferenceKind.LEFTOVER,
+                        picture.out_of_reach(volume.leftovers),
                     )
                 for node in volume.nodes:
                     if node in picture.inventories:
@@ -255,13 +279,14 @@ class Reconciler:
         group = picture.groups.get(snapshot.group_id)
         if not picture.settled(snapshot.id) or (group and group.item.phase is not Phase.READY):
             return  # it goes with its group
+        out_of_reach = picture.out_of_reach(snapshot.nodes)
         if snapshot.phase is Phase.DELETING:
             yield from self._finish(
-                self._snapshots, entry, self._remover.remove, DifferenceKind.DELETING
+                self._snapshots, entry, self._remover.remove, DifferenceKind.DELETING, out_of_reach
             )
         elif snapshot.phase is Phase.CREATING and self._given_up(entry.key):
             yield from self._finish(
-                self._snapshots, entry, self._remover.remove, DifferenceKind.HALF_MADE
+                self._snapshots, entry, self._remover.remove, DifferenceKind.HALF_MADE, out_of_reach
             )
         elif snapshot.phase is Phase.READY:
             for node in snapshot.nodes:
@@ -270,14 +295,20 @@ class Reconciler:
                     text = f"snapshot {snapshot.id} ({snapshot.name}) has no logical volume"
                     yield Difference(DifferenceKind.MISSING, node, snapshot.id, text)
 
-    def _group(self, entry: Entry[Group]) -> Iterator[Difference]:
-        if entry.item.phase is Phase.DELETING:
+    def _group(self, entry: Entry[Group], picture: _Picture) -> Iterator[Difference]:
+        group = entry.item
+        cuts = (picture.snapshots.get(cut) for cut in group.snapshot_ids)
+        out_of_reach = picture.out_of_reach(
+            [node for cut in cuts if cut for node in cut.item.nodes]
+        )
+        remove = self._group_workflows.remove
+        if group.phase is Phase.DELETING:
             yield from self._finish(
-                self._groups, entry, self._group_workflows.remove, DifferenceKind.DELETING
+                self._groups, entry, remove, DifferenceKind.DELETING, out_of_reach
             )
-        elif entry.item.phase is Phase.CREATING and self._given_up(entry.key):
+        elif group.phase is Phase.CREATING and self._given_up(entry.key):
             yield from self._finish(
-                self._groups, entry, self._group_workflows.remove, DifferenceKind.HALF_MADE
+                self._groups, entry, remove, DifferenceKind.HALF_MADE, out_of_reach
             )
 
     def _given_up(self, key: str) -> bool:
@@ -294,10 +325,14 @@ class Reconciler:
         entry: Entry[_T],
         mend: Callable[[Entry[_T]], object],
         kind: DifferenceKind,
+        out_of_reach: bool = False,
     ) -> Iterator[Difference]:
         """Mend it, if it is still as it was and nobody works on it."""
         identifier = entry.item.id
         node = ", ".join(getattr(entry.item, "nodes", ()))
+        if out_of_reach:
+            yield Difference(kind, node, identifier, f"{identifier} waits for its node to answer")
+            return
         try:
             with self._locks.hold(entry.key, "reconciliation"):
                 current = table.find(entry.key)
@@ -310,79 +345,6 @@ class Reconciler:
             yield Difference(kind, node, identifier, str(error))
         else:
             yield Difference(kind, node, identifier, f"{identifier} is mended", mended=True)
-
-
-class ReconcileLoop:
-    """Runs a reconciler every ``interval_seconds``, and when it is woken, in a thread of its own.
-
-    Nodes that do not answer are asked for their pools every ``retry_seconds``, so that a node that
-    comes back is soon given volumes again. ``on_result`` gets what each run found.
-    """
-
-    def __init__(
-        self,
-        reconciler: Reconciler,
-        pools: PoolLedger,
-        *,
-        interval_seconds: float = 60.0,
-        retry_seconds: float = 5.0,
-        on_result: Callable[[tuple[Difference, ...]], None] = lambda _: None,
-    ) -> None:
-        self._reconciler = reconciler
-        self._pools = pools
-        self._interval_seconds = interval_seconds
-        self._retry_seconds = retry_seconds
-        self._on_result = on_result
-        self._changed = threading.Condition()
-        self._woken = False
-        self._stopped = False
-        self._thread = threading.Thread(target=self._loop, name="reconcile", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Run as soon as possible."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
-
-    def stop(self) -> None:
-        """Returns when the run that may be going on has ended."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stopped:
-            next_run = time.monotonic() + self._interval_seconds
-            self._safely(self._run)
-            while not self._wait(next_run):
-                self._safely(lambda: self._pools.refresh(self._pools.troubled()))
-
-    def _run(self) -> None:
-        self._on_result(self._reconciler.run_once())
-
-    def _wait(self, until: float) -> bool:
-        """Whether it is time for a run; False after a while, so that troubled nodes are asked."""
-        with self._changed:
-            left = min(until - time.monotonic(), self._retry_seconds)
-            self._changed.wait_for(lambda: self._woken or self._stopped, timeout=left)
-            due = self._woken or self._stopped or time.monotonic() >= until
-            self._woken = False
-            return due
-
-    @staticmethod
-    def _safely(step: Callable[[], object]) -> None:
-        try:
-            step()
-        except RevisionExpired:
-            _log.info("the store changed faster than it could be compared")
-        except ClusterError as error:
-            _log.warning("reconciliation failed: %s", error)
-        except Exception:
-            _log.exception("reconciliation failed")  # the loop has to live on
 
 
 def _orphan(node: str, what: str, identifier: str) -> Difference:

@@ -11,7 +11,8 @@ from types import FrameType
 from cluster.groups import Groups
 from cluster.locks import ObjectLocks
 from cluster.pools import PoolLedger
-from cluster.reconcile import ReconcileLoop, Reconciler
+from cluster.reconcile import Reconciler
+from cluster.reconcile_loop import ReconcileLoop
 from cluster.snapshots import Snapshots
 from cluster.sqlite_store import SqliteStore
 from cluster.volumes import Volumes

@@ -175,3 +175,56 @@ def test_requests_that_come_together_share_the_reports() -> None:
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(ask, range(20)))
     assert agents.nodes["n1"].calls.count("pools") < 20
+
+
+def hanging(agents: FakeAgents, name: str) -> threading.Event:
+    """From now on the node answers nothing until the event is set."""
+    go_on = threading.Event()
+    agents.nodes[name].fault = lambda node, call, when: _ignore(go_on.wait(20))
+    return go_on
+
+
+def _ignore(result: bool) -> None:
+    pass
+
+
+def on(*names: str) -> PlacementRequest:
+    return PlacementRequest("v", GIB, THICK, tuple({TOPOLOGY_NODE_KEY: name} for name in names))
+
+
+def test_a_node_that_hangs_costs_requests_for_others_nothing() -> None:
+    agents = FakeAgents(node("n1"), node("n2"))
+    ledger = PoolLedger(agents)
+    go_on = hanging(agents, "n1")
+    with ThreadPoolExecutor(1) as threads:
+        never_asked = threads.submit(ledger.reserve, on("n1"))
+        assert ledger.reserve(on("n2")).node == "n2"  # the first request after a start
+        assert not never_asked.done()
+        go_on.set()
+        never_asked.result()
+        go_on = hanging(agents, "n1")
+        looking = threads.submit(ledger.refresh, ["n1"])
+        while agents.nodes["n1"].calls.count("pools") < 1:
+            time.sleep(0.001)
+        assert ledger.reserve(request("v1", 4 * GIB - MIB, THIN)).node in ("n1", "n2")
+        ledger.refresh(["n2"])
+        with pytest.raises(OutOfRange):
+            ledger.reserve(PlacementRequest("v2", 5 * GIB, THICK, ({"zone": "z-n2"},)))
+        assert not looking.done()
+        go_on.set()
+
+
+def test_whoever_needs_a_node_that_hangs_does_without_in_the_end() -> None:
+    agents = FakeAgents(node("n1"), node("n2", GIB))
+    ledger = PoolLedger(agents, patience_seconds=0.05)
+    go_on = hanging(agents, "n1")
+    with pytest.raises(Unavailable, match="n1: agent does not answer within"):
+        ledger.reserve(on("n1"))
+    assert ledger.troubled() == ("n1",)
+    with pytest.raises(NoSpace, match="n1: agent does not answer"):  # which asks it no second time
+        ledger.reserve(request("v1", 2 * GIB))
+    assert agents.nodes["n1"].calls == ["inventory"]
+    go_on.set()
+    while ledger.troubled():
+        time.sleep(0.001)
+    assert ledger.reserve(on("n1")).node == "n1"

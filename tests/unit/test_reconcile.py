@@ -15,7 +15,8 @@ from cluster.errors import Busy, NoSpace, Refused, Unavailable
 from cluster.identifiers import Kind, key_of_id, key_of_name, new_id
 from cluster.locks import ObjectLocks
 from cluster.model import Phase
-from cluster.reconcile import Difference, DifferenceKind, ReconcileLoop
+from cluster.reconcile import Difference, DifferenceKind
+from cluster.reconcile_loop import ReconcileLoop
 from cluster.sqlite_store import SqliteStore
 from tests.unit.cluster_world import THIN, World, on, three_nodes
 from tests.unit.fake_agent import GIB, MIB, FakeSnapshot, FakeVolume
@@ -107,6 +108,46 @@ def test_of_a_node_that_does_not_answer_nothing_is_said(world: World) -> None:
     world.nodes.nodes["n1"].name = "n8"
     (found,) = world.reconciler.run_once()
     assert (found.kind, found.node, found.text) == ("unreachable", "n1", "it is n8")
+
+
+def test_a_node_that_does_not_answer_gets_no_new_volumes(world: World) -> None:
+    world.create()
+    world.nodes.nodes["n1"].down = True
+    world.reconciler.run_once()
+    assert world.pools.troubled() == ("n1",)
+    assert world.create("other", preferred=on("n1")).nodes != ("n1",)
+    world.nodes.nodes["n1"].down = False
+    world.reconciler.run_once()
+    assert world.pools.troubled() == ()
+
+
+def test_what_waits_for_a_silent_node_is_reported_and_costs_it_no_call(world: World) -> None:
+    """Each call to a node that hangs lasts for its whole deadline, and others wait to be mended."""
+    node = world.nodes.nodes["n1"]
+    volumes = [world.create(name, THIN, requisite=on("n1")) for name in ("a", "b")]
+    cut = world.snapshots.create("cut", volumes[0].id)
+    group, _ = world.groups.create("all", [volumes[1].id])
+    node.down = True
+    for call in (
+        lambda: world.snapshots.delete(cut.id),
+        lambda: world.groups.delete(group.id, ()),
+        lambda: world.volumes.delete(volumes[0].id),
+    ):
+        with pytest.raises(Unavailable):
+            call()
+    node.calls.clear()
+    found = world.reconciler.run_once()
+    assert {(each.kind, each.object_id, each.mended) for each in found} == {
+        ("unreachable", "", False),
+        ("deleting", cut.id, False),
+        ("deleting", group.id, False),
+        ("deleting", volumes[0].id, False),
+    }
+    assert node.calls == ["inventory"]
+    node.down = False
+    world.reconciler.run_once()
+    world.volumes.delete(volumes[1].id)
+    world.check_settled()
 
 
 def test_a_half_made_volume_is_removed_after_its_grace(world: World) -> None:
