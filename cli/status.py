@@ -23,7 +23,7 @@ def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.
         _print(found)
     # For scripts: 2 says that a person should look.
     if any(node.trouble for node in found.nodes) or not all(
-        one.mended for one in found.differences
+        one.mended for one in _between_store_and_nodes(found)
     ):
         raise typer.Exit(2)
 
@@ -54,7 +54,7 @@ def _print(found: Status) -> None:
 
 
 def _between_store_and_nodes(found: Status) -> list[DifferenceStatus]:
-    """Without the nodes that did not answer, which have been shown."""
+    """Without the nodes that did not answer then: whether they answer now is known better."""
     return [one for one in found.differences if one.kind != DifferenceKind.UNREACHABLE]
 
 

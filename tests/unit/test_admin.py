@@ -241,6 +241,16 @@ def test_the_commands_print_json_for_scripts(controller: Controller, xlss: Comma
     assert [one["volume_id"] for one in xlss.json("snapshots")] == [volume]
 
 
+def test_a_node_that_answers_again_is_well_again(controller: Controller, xlss: Command) -> None:
+    """Also before the next comparison of the store with the nodes."""
+    controller.agents.nodes["n2"].down = True
+    controller.reconciler.run_once()
+    assert xlss("status")[0] == 2
+    controller.agents.nodes["n2"].down = False
+    code, text = xlss("status")
+    assert (code, "The store agrees with the nodes" in text) == (0, True)
+
+
 def test_the_exit_code_tells_scripts_that_a_person_should_look(
     controller: Controller, xlss: Command
 ) -> None:
