@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +131,7 @@ def staging(name: str) -> str:
 def serve(cluster: Deployment, volume: pb.Volume, name: str) -> None:
     """Publish on n1, stage and mount, as the attacher and kubelet do."""
     cluster.controller().publish(volume.volume_id, "n1")
+    cluster.nodes["n1"].run(["mkdir", "-p", staging(name), PODS])
     kubelet = cluster.node("n1")
     kubelet.stage(volume, staging(name))
     kubelet.publish(volume, staging(name), f"{PODS}/{name}")
@@ -148,10 +147,9 @@ def release(cluster: Deployment, volume: pb.Volume, name: str) -> None:
 
 def write(cluster: Deployment, folder: str, mebibytes: int) -> str:
     """Write and sync a file of random bytes; returns its SHA-256."""
-    content = os.urandom(mebibytes * MIB)
-    cluster.nodes["n1"].put(f"{folder}/file", content)
-    cluster.nodes["n1"].run(["sync", "-f", f"{folder}/file"])
-    return hashlib.sha256(content).hexdigest()
+    size = f"bs=1M count={mebibytes}"
+    cluster.nodes["n1"].sh(f"dd if=/dev/urandom of={folder}/file {size} conv=fsync status=none")
+    return read(cluster, folder)
 
 
 def read(cluster: Deployment, folder: str) -> str:

@@ -40,7 +40,7 @@ from node_agent.watch import PoolWatch
 _log = logging.getLogger(__name__)
 _SHORTEST_HOLD, _LONGEST_HOLD = 0.1, 60.0
 # A pool that takes longer to open than this does not keep the node from being ready.
-_OPENING_SECONDS = 10.0
+_OPENING_SECONDS = 30.0
 _WAIT_SECONDS = 30.0
 
 
@@ -79,6 +79,13 @@ class NodeAgent:
         late = time.monotonic() - self._started > _OPENING_SECONDS
         return late or all(watch.first_turn.is_set() for watch in self._watches)
 
+    def _look(self) -> None:
+        """Ask LVM; of a pool that is being opened there is nothing to tell before it is open."""
+        opened_by = self._started + _OPENING_SECONDS
+        for watch in self._watches:
+            watch.first_turn.wait(max(0.0, opened_by - time.monotonic()))
+        self.logical.look_everywhere()
+
     def stop(self) -> None:
         """End the background work and LVM's processes. What is mounted stays."""
         self._jobs.cancel_all()
@@ -91,12 +98,12 @@ class NodeAgent:
     # cluster.agents.Agent
 
     def inventory(self) -> Inventory:
-        self.logical.look_everywhere()
+        self._look()
         return self.reporter.inventory()
 
     def pools(self, *, fresh: bool) -> tuple[PoolReport, ...]:
         if fresh:
-            self.logical.look_everywhere()
+            self._look()
         return self.reporter.pools()
 
     def get_volume(self, volume_id: str) -> VolumeReport:

@@ -209,11 +209,13 @@ def _holds_the_numbers(key: str) -> Callable[[Scene], None]:
     def check(scene: Scene) -> None:
         volume: pb.Volume = scene.made[key]
         path = f"{STAGING}-{key}"
+        scene.node.run(["mkdir", "-p", path])
         scene.controller.publish(volume.volume_id, NODE)
         scene.kubelet.stage(volume, path)
         text = scene.node.sh(f"seq 100000 | cmp - {path}/numbers && echo same").text
         scene.kubelet.unstage(volume.volume_id, path)
         scene.controller.unpublish(volume.volume_id, NODE)
+        scene.node.run(["rmdir", path])
         assert text == "same"
 
     return check
@@ -375,6 +377,7 @@ def scene(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Scene]:
     else:
         cluster.controller_entry = entry
     cluster.start()
+    node.run(["mkdir", "-p", STAGING, str(Path(TARGET).parent)])
     yield Scene(cluster, victim, folder, iter(range(1, 1 << 30)))
     cluster.close()
     lab.remove_node(node)

@@ -77,6 +77,7 @@ class Served:
         return f"{STAGING}/{self.name}"
 
     def stage(self) -> None:
+        self.node.run(["mkdir", "-p", self.path])
         self.cluster.node(self.node.name).stage(self.volume, self.path)
 
     def unstage(self) -> None:
