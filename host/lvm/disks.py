@@ -42,9 +42,14 @@ class FoundDisk:
     free: bool
 
 
-def look(runner: Runner, root: Path, devices: Iterable[str]) -> list[FoundDisk]:
-    """What LVM finds on these disks. Disks without a label of LVM are left out."""
-    directory = GroupDirectory(root, "every-disk", udev=False)
+def look(runner: Runner, root: Path, group: str, devices: Iterable[str]) -> list[FoundDisk]:
+    """What LVM finds on these disks. Disks without a label of LVM are left out.
+
+    ``group``: for whose sake. Each has a directory and a breaker of its own, for several may look
+    at once, and where one hangs the others need not.
+    """
+    # No volume group has a name with that character.
+    directory = GroupDirectory(root, f"disks!{group}", udev=False)
     directory.write(devices)
     argv = ("pvs", "-o", _COLUMNS)
     report = ForkExecutor(runner, directory).execute(argv, _DEADLINE)
@@ -150,7 +155,7 @@ def create_group(
 def _metadata_bytes(disk_bytes: int) -> int:
     """Room for the description of the group on a disk: half of it is what a description may take.
 
-    A volume takes up to 3 KiB of it with our tags; LVM's own choice, 1 MiB, ends at 170 volumes.
+    A volume takes about 1 KiB of it with our tags: LVM's own choice, 1 MiB, ends at 500 volumes.
     """
     return max(1 << 20, min(32 << 20, disk_bytes // 128 >> 20 << 20))
 

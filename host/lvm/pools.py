@@ -198,14 +198,14 @@ class Pools:
     def _members(self, spec: PoolSpec) -> list[str]:
         """The disks that the group is on; none where it has to be made. Raises where it cannot."""
         group = spec.volume_group
-        found = self._look(device for device in spec.devices if disks.is_there(device))
+        found = self._look(group, filter(disks.is_there, spec.devices))
         uuid = disks.the_one_group(group, found)
         if uuid is None and spec.devices:
             self._require_none_elsewhere(spec, found)
             return []
         members = [disk for disk in found if disk.group_uuid == uuid]
         if not members or len(members) < members[0].group_disks:
-            found = self._look(disks.every_disk())
+            found = self._look(group, disks.every_disk())
             uuid = uuid or disks.the_one_group(group, found)
             members = [disk for disk in found if disk.group_uuid == uuid]
         if uuid is None:
@@ -223,7 +223,7 @@ class Pools:
         there = disks.every_disk()
         if self._searched.get(spec.name) != there:
             self._searched[spec.name] = there
-            found = self._look(there)
+            found = self._look(spec.volume_group, there)
             uuid = state.volume_group.uuid
             members = [disk.device for disk in found if disk.group_uuid == uuid]
             self._directories[spec.name].set_devices(_with_absent(spec, members))
@@ -233,10 +233,12 @@ class Pools:
         for disk in found:
             if disk.group:
                 raise NotBlank(f"{disk.device} belongs to volume group {disk.group}")
-        elsewhere = [d for d in self._look(disks.every_disk()) if d.group == spec.volume_group]
+        everything = self._look(spec.volume_group, disks.every_disk())
+        elsewhere = [disk for disk in everything if disk.group == spec.volume_group]
         if elsewhere:
+            places = ", ".join(disk.device for disk in elsewhere)
             raise Refused(
-                f"volume group {spec.volume_group} is on {', '.join(d.device for d in elsewhere)}, "
+                f"volume group {spec.volume_group} is on {places}, "
                 f"not on {', '.join(spec.devices)}: name its devices by paths that last "
                 f"(/dev/disk/by-id)"
             )
@@ -245,7 +247,8 @@ class Pools:
         lacking = [device for device in spec.devices if not disks.is_there(device)]
         if lacking:
             raise Missing(f"{', '.join(lacking)} not there: {spec.volume_group} is not made")
-        prepared = {disk.device for disk in self._look(spec.devices) if disk.free}
+        found = self._look(spec.volume_group, spec.devices)
+        prepared = {disk.device for disk in found if disk.free}
         for device in spec.devices:
             if device not in prepared:
                 disks.require_unused(self._runner, device)
@@ -282,8 +285,8 @@ class Pools:
         )
         log.warning("made thin pool %s/%s of %d bytes", group.name, spec.thin_pool, size)
 
-    def _look(self, devices: Iterable[str]) -> list[disks.FoundDisk]:
-        return disks.look(self._runner, self._root, devices)
+    def _look(self, group: str, devices: Iterable[str]) -> list[disks.FoundDisk]:
+        return disks.look(self._runner, self._root, group, devices)
 
     def _spec(self, name: str) -> PoolSpec:
         for spec in self.specs:

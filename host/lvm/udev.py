@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 from host.command import Runner
@@ -24,7 +25,8 @@ def udev_answers(runner: Runner) -> bool:
     """
     if not _CONTROL.exists():
         return False
-    name = f"xlss-udev-probe-{os.getpid()}"
+    # Several pools may be opened at once, each by a thread of its own.
+    name = f"xlss-udev-probe-{os.getpid()}-{threading.get_native_id()}"
     try:
         runner.run(("dmsetup", "create", name, "--table", "0 8 error"), deadline=_DEADLINE)
     except CommandStuck:
