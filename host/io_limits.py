@@ -9,6 +9,7 @@ table is swapped. What a file system writes for itself (its journal) is not coun
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def set_limits(root: Path, cgroup: Path, device: str, limits: Limits) -> None:
     if not file.exists():
         _turn_on(root, cgroup)
     try:
-        file.write_text(f"{device} {' '.join(values)}\n")
+        _write(file, f"{device} {' '.join(values)}\n")
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             gone = f"device {device}" if cgroup.exists() else f"cgroup {cgroup}"
@@ -102,6 +103,14 @@ def _number(value: str) -> int:
     return 0 if value == "max" else int(value)
 
 
+def _write(file: Path, text: str) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_CLOEXEC)  # never makes a file
+    try:
+        os.write(handle, text.encode("ascii"))
+    finally:
+        os.close(handle)
+
+
 def _directories(parent: Path) -> list[Path]:
     try:
         return [entry for entry in parent.iterdir() if entry.is_dir()]
@@ -114,7 +123,7 @@ def _turn_on(root: Path, cgroup: Path) -> None:
     for depth in range(len(between) + 1):
         parent = root.joinpath(*between[:depth])
         try:
-            (parent / "cgroup.subtree_control").write_text("+io")
+            _write(parent / "cgroup.subtree_control", "+io")
         except FileNotFoundError as error:
             if not cgroup.exists():
                 raise Missing(f"cgroup {cgroup} is gone") from error
