@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from cluster.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported
+from cluster.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Refused
 from cluster.identifiers import is_key, key_of_id
 from cluster.model import Group, Phase, Snapshot, Volume, from_object, to_object
 from cluster.store import Record, RecordKind, Store
@@ -37,13 +37,13 @@ class Table(Generic[_T]):
         self._cls: type[_T] = cls
 
     def find(self, key: str) -> Entry[_T] | None:
-        """The record under that key. Raises Unsupported for one of a newer version of XLSS."""
+        """The record under that key. Raises Refused for one of a newer version of XLSS."""
         try:
             entry = self._entry(self._store.get(self._kind, key))
         except NotFound:
             return None
         if entry.item.phase is Phase.UNKNOWN:
-            raise Unsupported(f"{self._kind} {entry.item.id} was written by a newer version")
+            raise Refused(f"{self._kind} {entry.item.id} was written by a newer version")
         return entry
 
     def find_id(self, identifier: str) -> Entry[_T] | None:

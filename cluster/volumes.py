@@ -6,9 +6,10 @@ is to be repeated. Sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 
-from cluster.agents import Agents, Health
+from cluster.agents import Agents, Health, VolumeReport, ask_all
 from cluster.creation import CreateRequest, VolumeMaker
 from cluster.errors import AlreadyExists, ClusterError, NotFound, OutOfRange, Refused
 from cluster.identifiers import Kind, key_of_id, key_of_name, require_id
@@ -121,11 +122,15 @@ class Volumes:
                 entry = self._table.update(entry, size_bytes=size)
             return entry.item.size_bytes
 
-    def modify(self, volume_id: str, limits: IoLimits) -> None:
-        """Raises NotFound. The reconcile loop brings a node that cannot be reached up to date."""
+    def modify(self, volume_id: str, change: Callable[[IoLimits], IoLimits]) -> None:
+        """``change`` makes the new limits out of the present ones; what it raises is passed on.
+
+        Raises NotFound. The reconcile loop brings a node that cannot be reached up to date.
+        """
         require_id(Kind.VOLUME, volume_id, "volume_id")
         with self._locks.hold(key_of_id(volume_id), "modification"):
             entry = self._table.ready(volume_id)
+            limits = change(entry.item.limits)
             if entry.item.limits != limits:
                 entry = self._table.update(entry, limits=limits)
             for node in entry.item.nodes:
@@ -140,17 +145,42 @@ class Volumes:
     def health(self, volume_id: str) -> tuple[Health, str]:
         """How the volume is, and what is wrong in words. Raises NotFound."""
         volume = self.get(volume_id)
-        for node in volume.nodes:
+        answers = ask_all(self._agents, volume.nodes, lambda _, agent: agent.get_volume(volume_id))
+        return self._judge(volume, answers)
+
+    def ailing(self, volumes: Iterable[Volume]) -> Iterator[tuple[Volume, Health, str]]:
+        """Those that are not well, as ``health``; each of their nodes is asked once."""
+        asked = tuple(volumes)
+        inventories = ask_all(
+            self._agents,
+            {node for volume in asked for node in volume.nodes},
+            lambda _, agent: {report.id: report for report in agent.inventory().volumes},
+        )
+        for volume in asked:
+            answers: dict[str, VolumeReport | ClusterError] = {}
+            for node in volume.nodes:
+                answer = inventories[node]
+                if not isinstance(answer, ClusterError):
+                    answers[node] = answer.get(volume.id) or NotFound(f"no volume {volume.id}")
+                else:
+                    answers[node] = answer
+            health, text = self._judge(volume, answers)
+            if health is not Health.OK:
+                with suppress(NotFound):  # deleted since it was listed
+                    yield self.get(volume.id), health, text
+
+    def _judge(
+        self, volume: Volume, answers: Mapping[str, VolumeReport | ClusterError]
+    ) -> tuple[Health, str]:
+        for node, answer in answers.items():
             if node not in self._agents.names():
                 return Health.INACCESSIBLE, f"node {node} is not configured"
-            try:
-                report = self._agents.agent(node).get_volume(volume_id)
-            except NotFound:
+            if isinstance(answer, NotFound):
                 return Health.DATA_LOSS, f"node {node} does not have it any more"
-            except ClusterError as error:
-                return Health.INACCESSIBLE, f"node {node} does not answer: {error}"
-            if report.health is not Health.OK:
-                return report.health, report.trouble
+            if isinstance(answer, ClusterError):
+                return Health.INACCESSIBLE, f"node {node} does not answer: {answer}"
+            if answer.health is not Health.OK:
+                return answer.health, answer.trouble
         return Health.OK, ""
 
     def topology(self, volume: Volume) -> tuple[Mapping[str, str], ...]:

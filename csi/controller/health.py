@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
-from concurrent.futures import ThreadPoolExecutor
-
 import grpc
 
 from cluster.agents import Health
-from cluster.errors import NotFound
 from csi.controller.base import ControllerCalls
 from csi.controller.requests import parse_page
 from csi.rpc import csi_pb2 as pb
-
-# Each volume is a question to its node: more in one page could outlast the caller's patience.
-_LONGEST_PAGE = 100
-_QUESTIONS_AT_A_TIME = 8
 
 _KINDS = {
     Health.DEGRADED: (pb.DEGRADED, "VolumeDegraded"),
@@ -49,18 +41,9 @@ class HealthCalls(ControllerCalls):
         A page can therefore have fewer entries than were asked for and yet not be the last.
         """
         after, limit = parse_page(request.max_entries, request.starting_token)
-        volumes, token = self._volumes.list(after=after, limit=min(limit, _LONGEST_PAGE))
-        with ThreadPoolExecutor(_QUESTIONS_AT_A_TIME, thread_name_prefix="health") as pool:
-            asked = [
-                pool.submit(contextvars.copy_context().run, self._adverse_health, volume.id)
-                for volume in volumes
-            ]
-        entries = [health for answer in asked if (health := answer.result()) is not None]
+        volumes, token = self._volumes.list(after=after, limit=limit)
+        entries = [
+            health_message(volume.id, health, text)
+            for volume, health, text in self._volumes.ailing(volumes)
+        ]
         return pb.ControllerListVolumeHealthResponse(entries=entries, next_token=token)
-
-    def _adverse_health(self, volume_id: str) -> pb.VolumeHealth | None:
-        try:
-            health, text = self._volumes.health(volume_id)
-        except NotFound:  # deleted since it was listed
-            return None
-        return None if health is Health.OK else health_message(volume_id, health, text)

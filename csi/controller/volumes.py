@@ -6,7 +6,7 @@ import grpc
 
 from cluster.errors import InvalidArgument, OutOfRange
 from cluster.identifiers import require_name
-from cluster.model import AccessType, Source, SourceKind
+from cluster.model import AccessType
 from cluster.volumes import CreateRequest
 from csi.capability import parse_capability
 from csi.controller.base import ControllerCalls
@@ -33,8 +33,9 @@ class VolumeCalls(ControllerCalls):
         limits = parse_limits(request.parameters, request.mutable_parameters)
         wanted = parse_range(request.capacity_range)
         source = parse_source(request)
-        # A copy for which no size was asked is as large as what it is a copy of.
-        size = size_of_new(wanted, spec, self._source_bytes(source) if source else DEFAULT_BYTES)
+        # A copy for which no size was asked becomes as large as what it is a copy of. That is not
+        # looked up here: a repetition has to find the copy also when the source is gone by then.
+        size = size_of_new(wanted, spec, 1 if source else DEFAULT_BYTES)
         volume = self._volumes.create(
             CreateRequest(
                 name=name,
@@ -48,11 +49,6 @@ class VolumeCalls(ControllerCalls):
             )
         )
         return pb.CreateVolumeResponse(volume=self._message(volume))
-
-    def _source_bytes(self, source: Source) -> int:
-        if source.kind is SourceKind.SNAPSHOT:
-            return self._snapshots.get(source.id).size_bytes
-        return self._volumes.get(source.id).size_bytes
 
     def DeleteVolume(
         self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext
@@ -93,6 +89,7 @@ class VolumeCalls(ControllerCalls):
     def ControllerModifyVolume(
         self, request: pb.ControllerModifyVolumeRequest, context: grpc.ServicerContext
     ) -> pb.ControllerModifyVolumeResponse:
-        volume = self._volumes.get(request.volume_id)
-        self._volumes.modify(volume.id, change_limits(volume.limits, request.mutable_parameters))
+        self._volumes.modify(
+            request.volume_id, lambda limits: change_limits(limits, request.mutable_parameters)
+        )
         return pb.ControllerModifyVolumeResponse()

@@ -450,6 +450,21 @@ def test_expanding_says_what_is_wrong(driver: ControllerDriver) -> None:
         assert refusal(call, wrong)[0] is code
 
 
+def test_a_copy_is_found_again_when_its_source_is_gone(driver: ControllerDriver) -> None:
+    """A final error would let the provisioner forget a volume that is there."""
+    source = driver.create(parameters={"provision": "thin"})
+    kept = {
+        "parameters": {"provision": "thin"},
+        "capacity_range": None,
+        "volume_content_source": {"volume": {"volume_id": source}},
+    }
+    copy = driver.create("copy", **kept)
+    driver.stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id=source))
+    assert driver.create("copy", **kept) == copy
+    assert driver.volumes.get(copy).size_bytes == 64 * MIB
+    assert driver.create("copy", **kept | {"capacity_range": {"required_bytes": MIB}}) == copy
+
+
 def test_limits_are_changed_one_by_one(driver: ControllerDriver) -> None:
     volume_id = driver.create(mutable_parameters={"readIops": "500", "writeIops": "600"})
     modify = driver.stub.ControllerModifyVolume

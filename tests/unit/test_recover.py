@@ -51,7 +51,7 @@ def records(store: Store) -> list[object]:
 def test_everything_is_as_it_was(world: World, stores: tuple[Store, Store]) -> None:
     origin = world.create("origin", THIN, limits=IoLimits(read_iops=3), preferred=on("n3"))
     world.volumes.expand(origin.id, 2 * GIB, 0)
-    world.volumes.modify(origin.id, IoLimits(read_iops=9))
+    world.volumes.modify(origin.id, lambda _: IoLimits(read_iops=9))
     cut = world.snapshots.create("cut", origin.id)
     world.create("copy", THIN, size=2 * GIB, source=Source(SourceKind.SNAPSHOT, cut.id))
     other = world.create("other", THICK, preferred=on("n1"))

@@ -19,7 +19,6 @@ from cluster.errors import (
     OutOfRange,
     Refused,
     Unavailable,
-    Unsupported,
 )
 from cluster.identifiers import Kind, key_of_name, new_id
 from cluster.model import IoLimits, Publication, SourceKind
@@ -191,7 +190,7 @@ def test_limits_are_kept_and_reach_the_node_in_the_end(world: World) -> None:
     limits = IoLimits(write_iops=100)
     world.nodes.set_fault(fails("set_limits", Unavailable("lost")))
     with pytest.raises(Unavailable):
-        world.volumes.modify(made.id, limits)
+        world.volumes.modify(made.id, lambda _: limits)
     assert world.volumes.get(made.id).limits == limits
     world.nodes.set_fault(no_faults)
     (mended,) = world.reconciler.run_once()
@@ -216,6 +215,39 @@ def test_health_says_what_is_wrong(world: World) -> None:
     assert world.volumes.health(made.id)[0] is Health.DATA_LOSS
     del world.nodes.nodes["n1"]
     assert world.volumes.health(made.id)[0] is Health.INACCESSIBLE
+
+
+def test_of_many_volumes_each_node_is_asked_once(world: World) -> None:
+    made = [world.create(f"v{number}", requisite=on("n1")) for number in range(4)]
+    elsewhere = world.create("elsewhere", requisite=on("n2"))
+    node = world.nodes.nodes["n1"]
+    node.sick[made[0].id] = (Health.DEGRADED, "one leg of the mirror is gone")
+    del node.volumes[made[1].id]
+    world.nodes.nodes["n2"].down = True
+    node.calls.clear()
+    volumes = [*made, elsewhere]
+    world.volumes.delete(made[2].id)  # after it was listed
+    found = {volume.id: health for volume, health, _ in world.volumes.ailing(volumes)}
+    assert found == {
+        made[0].id: Health.DEGRADED,
+        made[1].id: Health.DATA_LOSS,
+        elsewhere.id: Health.INACCESSIBLE,
+    }
+    assert node.calls == ["delete_volume", "inventory"]
+
+
+def test_two_changes_of_limits_at_once_are_both_kept(world: World) -> None:
+    """The limits are read under the lock: a change is made to what is there, or refused."""
+    made = world.create()
+
+    def second(limits: IoLimits) -> IoLimits:
+        with pytest.raises(Busy):
+            world.volumes.modify(made.id, lambda present: replace(present, read_iops=1))
+        return replace(limits, write_iops=2)
+
+    world.volumes.modify(made.id, second)
+    world.volumes.modify(made.id, lambda present: replace(present, read_iops=1))
+    assert world.volumes.get(made.id).limits == IoLimits(read_iops=1, write_iops=2)
 
 
 def test_pages_of_volumes(world: World) -> None:
@@ -260,7 +292,7 @@ def test_a_record_of_a_newer_version_is_left_alone(world: World) -> None:
     record = world.store.list(kind := RecordKind.VOLUME)[0][0]
     world.store.update(kind, record.key, {**record.value, "phase": "moving"}, record.revision)
     for call in (lambda: world.create(), lambda: world.volumes.delete(made.id)):
-        with pytest.raises(Unsupported, match="newer version"):
+        with pytest.raises(Refused, match="newer version"):
             call()
     damaged = world.store.get(kind, record.key)
     world.store.update(kind, record.key, {"id": 1}, damaged.revision)

@@ -218,7 +218,7 @@ STORIES = {
     ),
     "expand": Story(expand, lambda world: world.create(), has_volumes(1)),
     "modify": Story(
-        lambda world: world.volumes.modify(volume_id(world), IoLimits(read_iops=5)),
+        lambda world: world.volumes.modify(volume_id(world), lambda _: IoLimits(read_iops=5)),
         lambda world: world.create(),
     ),
     "snapshot": Story(
