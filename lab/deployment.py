@@ -79,7 +79,7 @@ class Deployment:
         self.store = self.folder / "store" / "store.sqlite"
         self.config = self.folder / "controller.toml"
         self.controller_log = self.folder / "controller.log"
-        self._controller: subprocess.Popen[bytes] | None = None
+        self._controller: HostProcess | None = None
         self._agents: dict[str, GuestProcess] = {}
         self._pools = tuple(pools)
         self._topology = topology or {}
@@ -107,10 +107,7 @@ class Deployment:
 
     def spawn_controller(self) -> None:
         argv = [*self.controller_entry, "controller", "--config", str(self.config)]
-        with self.controller_log.open("ab") as log:
-            self._controller = start_process(
-                argv, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self._controller = self.lab.spawn(argv, log=self.controller_log.name)
 
     @property
     def controller_pid(self) -> int:
@@ -119,7 +116,12 @@ class Deployment:
         return self._controller.pid
 
     def wait_for_controller(self) -> None:
-        self._until("controller", lambda: self.controller().probe(), self._controller_ended)
+        self._until(
+            "controller",
+            lambda: self.controller().probe(),
+            self._controller_alive,
+            self.controller_log.read_text,
+        )
 
     def start_controller(self) -> None:
         self.spawn_controller()
@@ -129,13 +131,14 @@ class Deployment:
         """Signal the controller and wait for its end; returns its exit code."""
         if self._controller is None:
             return 0
-        self._controller.send_signal(number)
+        if self._controller.alive:
+            self._controller.signal(number)
         code = self._controller.wait(timeout=30)
         self._controller = None
         return code
 
     def controller_ended(self) -> bool:
-        return self._controller is None or self._controller.poll() is not None
+        return self._controller is None or not self._controller.alive
 
     def spawn_agent(self, name: str) -> None:
         argv = [*self.agent_entry, "node", "--config", str(self._node_config(name))]
@@ -143,7 +146,8 @@ class Deployment:
         self._agents[name] = self.nodes[name].spawn(argv, log=log)
 
     def wait_for_agent(self, name: str) -> None:
-        self._until(name, lambda: self.node(name).probe(), lambda: self._agent_ended(name))
+        agent = self._agents[name]
+        self._until(name, lambda: self.node(name).probe(), lambda: agent.alive, agent.log)
 
     def start_agent(self, name: str) -> None:
         self.spawn_agent(name)
@@ -233,19 +237,20 @@ class Deployment:
 
     # Waiting
 
-    def _until(self, what: str, ready: Callable[[], bool], ended: Callable[[], str]) -> None:
+    def _until(
+        self,
+        what: str,
+        ready: Callable[[], bool],
+        alive: Callable[[], bool],
+        log: Callable[[], str],
+    ) -> None:
         deadline = time.monotonic() + SERVING_SECONDS
         while not ready():
-            trouble = ended()
-            if trouble or time.monotonic() > deadline:
-                raise LabError(f"{what} does not serve: {trouble}")
+            runs = alive()
+            if not runs or time.monotonic() > deadline:
+                state = "serves nothing" if runs else "has ended"
+                raise LabError(f"{what} {state}: {log()[-4000:]}")
             time.sleep(0.02)
 
-    def _controller_ended(self) -> str:
-        if self._controller is not None and self._controller.poll() is not None:
-            return self.controller_log.read_text()[-4000:]
-        return ""
-
-    def _agent_ended(self, name: str) -> str:
-        process = self._agents[name]
-        return "" if process.alive else process.log()[-4000:]
+    def _controller_alive(self) -> bool:
+        return self._controller is None or self._controller.poll() is None
