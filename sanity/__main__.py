@@ -60,7 +60,7 @@ def _run(variants: list[Variant], jobs: int, console: Console) -> list[Run]:
             bars.update(bar, completed=report.SPECS_AT_LEAST)
             bars.stop_task(bar)
             colour = "red" if done.problems else "green"
-            console.print(done.text(), style=colour, markup=False, highlight=False)
+            console.print(done.text(), style=colour, markup=False, highlight=False, soft_wrap=True)
             return done
 
         total = report.SPECS_AT_LEAST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree
 
+# How gomega shows an error's insides, below its text.
+_DUMP = re.compile(r"^( *)\{\n(?:\1 .*\n)*\1\}\n", re.MULTILINE)
 SPECS_AT_LEAST = 96  # of csi-sanity 5.5.0; fewer means that the run broke off
 
 
@@ -65,7 +68,8 @@ def _spec(name: str, case: ElementTree.Element) -> Spec:
         trouble = case.find(tag)
         if trouble is not None:
             text = (trouble.text or trouble.get("message") or "").strip()
-            return Spec(name, Outcome.FAILED, seconds, text.removeprefix("[FAILED] "))
+            text = _DUMP.sub("", text.removeprefix("[FAILED] "))
+            return Spec(name, Outcome.FAILED, seconds, text)
     if case.get("status") != "passed":
         return Spec(name, Outcome.FAILED, seconds, f"status {case.get('status')}")
     return Spec(name, Outcome.PASSED, seconds)

@@ -27,6 +27,7 @@ SUITE_SECONDS = 600.0
 SERVING_SECONDS = 30.0
 # Identifiers of volumes, snapshots and groups, wherever they turn up.
 _OURS = "[vsg][0-9a-f]{28}"
+_STORE = "/var/lib/xlss/store.sqlite"
 _CONTROLLER_SOCKET = "/run/xlss/controller.sock"
 _LOG, _JUNIT = "/run/csi-sanity.log", "/run/csi-sanity.xml"
 
@@ -114,8 +115,8 @@ class _Plugin:
         self._deployment.spawn_agent(name)
         config = (
             f'csi_socket = "{_CONTROLLER_SOCKET}"\n'
-            'store = "/var/lib/xlss/store.sqlite"\n'
-            f'tls_directory = "{self._deployment.tls}"\n'
+            f'store = "{_STORE}"\n'
+            f'tls_directory = "{self._deployment.tls / "controller"}"\n'
             f'[nodes]\n{name} = "{self._node.address}:{AGENT_PORT}"\n'
         )
         self._node.put("/etc/xlss/controller.toml", config.encode())
@@ -189,16 +190,15 @@ class _Plugin:
         return found + self._records()
 
     def _records(self) -> list[str]:
-        """Records in the store, read from its file: nothing that the controller hides counts."""
+        """Records in the store's file: what the controller may have hidden from the lists."""
         self._controller.stop()
         dump = (
-            "import sqlite3\n"
-            "store = sqlite3.connect('/var/lib/xlss/store.sqlite')\n"
-            "print(*store.iterdump(), sep='\\n')\n"
+            "import sqlite3; "
+            f"store = sqlite3.connect({_STORE!r}); "
+            "print(*(row[0] for row in store.execute('SELECT value FROM record')), sep='\\n')"
         )
         text = self._node.run([str(PYTHON), "-c", dump], cwd=str(PROJECT)).text
-        lines = [line for line in text.splitlines() if '"phase"' in line]
-        return [f"LEFT BEHIND records:\n{chr(10).join(lines)}"] if lines else []
+        return [f"LEFT BEHIND records:\n{text}"] if text else []
 
     def _leaks(self) -> list[str]:
         agent = self._deployment.agent(self._node.name)

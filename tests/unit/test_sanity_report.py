@@ -24,7 +24,8 @@ CAPTURED = f"""<?xml version="1.0" encoding="UTF-8"?>
     <testcase name="[It] {INFO}" classname="x" status="passed" time="0.0015"></testcase>
     <testcase name="[It] {PROBE}" classname="x" status="failed" time="60.014250316">
       <failure message="Unexpected error:&#xA;    Connection timed out&#xA;occurred" type="failed"
->[FAILED] Unexpected error:&#xA;    Connection timed out&#xA;occurred&#xA;In [BeforeEach] at: \
+>[FAILED] Unexpected error:&#xA;    Connection timed out&#xA;    {{&#xA;        s: "",\
+&#xA;    }}&#xA;occurred&#xA;In [BeforeEach] at: \
 sanity.go:273 @ 11/23/26 18:42:29.358&#xA;</failure>
       <system-err>&gt; Enter [BeforeEach] Identity Service</system-err>
     </testcase>
@@ -45,7 +46,7 @@ def test_a_report_is_read_spec_by_spec() -> None:
 
     assert passed == Spec(INFO, Outcome.PASSED, 0.0015)
     assert (failed.name, failed.outcome) == (PROBE, Outcome.FAILED)
-    assert failed.message.startswith("Unexpected error:\n    Connection timed out")
+    assert failed.message.startswith("Unexpected error:\n    Connection timed out\noccurred\n")
     assert "sanity.go:273" in failed.message
     assert pending == Spec(PAGES, Outcome.SKIPPED, 0.0, "pending")
     assert report.summary((passed, failed, pending)) == "1 passed, 1 failed, 1 skipped"
