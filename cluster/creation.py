@@ -110,13 +110,21 @@ class VolumeMaker:
         self._volumes.delete(entry)
 
     def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
-        """Remove half-made parts on other nodes than the volume's own, where they answer."""
-        if not entry.item.leftovers:
-            return entry
-        left = tuple(self._delete_on(entry.item.id, entry.item.leftovers))
+        """Remove half-made parts on other nodes than the volume's own, where they answer.
+
+        Nodes that did not answer lately are not asked: nobody has to wait for them here.
+        """
+        left = self._clear(entry.item)
         return (
             entry if left == entry.item.leftovers else self._volumes.update(entry, leftovers=left)
         )
+
+    def _clear(self, volume: Volume) -> tuple[str, ...]:
+        """The leftovers that remain."""
+        silent = set(self._pools.troubled())
+        asked = tuple(node for node in volume.leftovers if node not in silent)
+        failures = self._delete_on(volume.id, asked)
+        return tuple(node for node in volume.leftovers if node in silent or node in failures)
 
     def _delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
         """The nodes where it may still be, and why. A node that is not configured is no more."""
@@ -202,11 +210,8 @@ class VolumeMaker:
         return self._place(entry, entry.item, request, refused)
 
     def _answers(self, node: str) -> bool:
-        try:
-            self._agents.agent(node).pools(fresh=False)
-        except ClusterError:
-            return False
-        return True
+        self._pools.refresh((node,))
+        return node not in self._pools.troubled()
 
     def _place(
         self,
@@ -263,9 +268,9 @@ class VolumeMaker:
             self._give_up(entry)  # no repetition will help, and maybe none will come
             raise
         reported(pool)
-        failures = self._delete_on(entry.item.id, entry.item.leftovers)
+        left = self._clear(entry.item)
         ready = self._volumes.update(
-            entry, phase=Phase.READY, size_bytes=report.size_bytes, leftovers=tuple(failures)
+            entry, phase=Phase.READY, size_bytes=report.size_bytes, leftovers=left
         )
         return ready.item
 

@@ -180,7 +180,11 @@ class PoolLedger:
     def troubled(self) -> tuple[str, ...]:
         """The nodes that did not answer when they were last asked."""
         with self._changed:
-            return tuple(name for name, node in self._nodes.items() if node.trouble)
+            return tuple(
+                name
+                for name, node in self._nodes.items()
+                if node.trouble and (node.ticket or node.hangs)
+            )
 
     def capacity(self, spec: VolumeSpec, segments: Segments | None) -> tuple[int, int, int]:
         """Bytes available in all, the largest and the smallest size of one volume.

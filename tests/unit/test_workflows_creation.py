@@ -167,6 +167,24 @@ def test_a_node_that_dies_in_the_middle_is_left_behind_and_cleaned_later(world: 
     world.check_settled()
 
 
+def test_a_volume_is_made_without_waiting_for_its_leftovers(world: World) -> None:
+    """A node that hangs is noted as such, and then nobody's answer waits for it."""
+    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), when="after"))
+    with pytest.raises(Unavailable):
+        world.create(preferred=on("n1"))
+    world.nodes.set_fault(no_faults)
+    node = world.nodes.nodes["n1"]
+    node.down = True
+    node.calls.clear()
+    made = world.create(requisite=on("n1", "n2"), preferred=on("n1"))
+    assert (made.phase, made.nodes, made.leftovers) == (Phase.READY, ("n2",), ("n1",))
+    assert "n1" in world.pools.troubled()
+    assert "delete_volume" not in node.calls
+    node.down = False
+    world.reconciler.run_once()
+    world.check_settled()
+
+
 def test_a_volume_that_comes_back_to_its_first_node_is_not_its_own_leftover(world: World) -> None:
     world.nodes.set_fault(fails("create_volume", Unavailable("lost")))
     with pytest.raises(Unavailable):
