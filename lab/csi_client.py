@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
 import grpc
 
 from csi.rpc import csi_pb2 as pb

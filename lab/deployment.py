@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lab.csi_client import ControllerClient, NodeClient
 from lab.errors import LabError
 from lab.paths import PROJECT, PYTHON
-from lab.sandbox import start_process
 
 if TYPE_CHECKING:
+    from lab.host_process import HostProcess
     from lab.lab import Lab
     from lab.node import GuestProcess, Node
 
@@ -28,6 +28,7 @@ AGENT_PORT = 9810
 NODE_SOCKET = "/run/xlss/csi.sock"
 NODE_STATE = "/var/lib/xlss"
 SERVING_SECONDS = 30.0
+_Client = TypeVar("_Client", ControllerClient, NodeClient)
 _XLSS = [str(PYTHON), "-m", "cli.main"]
 
 
@@ -78,9 +79,10 @@ class Deployment:
         self.socket = self.folder / "controller.sock"
         self.store = self.folder / "store" / "store.sqlite"
         self.config = self.folder / "controller.toml"
-        self.controller_log = self.folder / "controller.log"
+        self.controller_log = lab.folder / f"{name}-controller.log"
         self._controller: HostProcess | None = None
         self._agents: dict[str, GuestProcess] = {}
+        self._clients: dict[str, ControllerClient | NodeClient] = {}
         self._pools = tuple(pools)
         self._topology = topology or {}
         self._agent_settings = agent or {}
@@ -176,14 +178,23 @@ class Deployment:
             if self.nodes[name].running and self._agents[name].alive:
                 self.stop_agent(name, signal.SIGKILL)
         self.stop_controller(signal.SIGKILL)
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
-    # Clients
+    # Clients, which live as long as the deployment
 
     def controller(self) -> ControllerClient:
-        return ControllerClient(f"unix:{self.socket}")
+        return self._client(ControllerClient, f"unix:{self.socket}")
 
     def node(self, name: str) -> NodeClient:
-        return NodeClient(self.nodes[name].grpc_target(NODE_SOCKET))
+        return self._client(NodeClient, self.nodes[name].grpc_target(NODE_SOCKET))
+
+    def _client(self, kind: type[_Client], target: str) -> _Client:
+        client = self._clients.get(target)
+        if not isinstance(client, kind):
+            client = self._clients[target] = kind(target)
+        return client
 
     def xlss(self, *arguments: str, check: bool = True) -> str:
         """Run the `xlss` command on the host; returns what it printed.
