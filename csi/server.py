@@ -15,8 +15,13 @@ from csi.identity import Identity
 from csi.rpc import csi_pb2_grpc
 from node_agent.interceptors import Observe, ServerInterceptor
 
-# As many calls are worked on at a time; more wait. Most of a call's time is waiting for a node.
+# As many calls are worked on at a time; more wait. Threads are made when they are needed.
 MAX_WORKERS = 32
+# Most of a call's time is waiting for a node, and calls to one that hangs must not use up the
+# threads for the others: the sidecars make some 130 calls at a time (the provisioner 100).
+CONTROLLER_WORKERS = 160
+# Probe decides whether the process is killed, so it has threads of its own.
+_IDENTITY_WORKERS = 2
 # unix(7): sun_path, with its final NUL.
 _MAX_PATH_BYTES = 107
 
@@ -41,7 +46,13 @@ class UnixServer:
         """Bind and start to serve. Raises SocketError, also when another process serves there."""
         self._path = path
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="csi")
-        interceptor = ServerInterceptor(observe=observe) if observe else ServerInterceptor()
+        self._identity_pool = ThreadPoolExecutor(_IDENTITY_WORKERS, thread_name_prefix="identity")
+        apart = {"csi.v1.Identity": self._identity_pool}
+        interceptor = (
+            ServerInterceptor(apart=apart, observe=observe)
+            if observe
+            else ServerInterceptor(apart=apart)
+        )
         self._server = grpc.server(self._pool, interceptors=[interceptor])
         for register in services:
             register(self._server)
@@ -72,7 +83,8 @@ class UnixServer:
         The socket is gone from the start of this, so that a successor can make its own.
         """
         self._server.stop(grace).wait()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._identity_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def serve_controller(
@@ -83,7 +95,7 @@ def serve_controller(
     *,
     others: Sequence[Register] = (),
     observe: Observe | None = None,
-    max_workers: int = MAX_WORKERS,
+    max_workers: int = CONTROLLER_WORKERS,
 ) -> UnixServer:
     """Serve the controller's part of CSI; ``others`` add further services to the same socket.
 

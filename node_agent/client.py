@@ -151,10 +151,13 @@ class _Node:
         self._channel: ObservedChannel | None = None
         self._agent: GrpcAgent | None = None
         self._version: tuple[int, ...] = ()
+        self._closed = False
 
     def agent(self) -> GrpcAgent:
         encrypted = not self._address.startswith("unix:")
         with self._mutex:
+            if self._closed:  # whoever goes on now must not hold up the end of the process
+                raise Unavailable(f"node {self._name}: the connection was closed")
             version = tls.version(self._directory) if encrypted else ()
             if self._agent is None or version != self._version:
                 options = {} if self._observe is None else {"observe": self._observe}
@@ -182,3 +185,4 @@ class _Node:
             if self._channel is not None:
                 self._channel.close()
             self._channel = self._agent = None
+            self._closed = True

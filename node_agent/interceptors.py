@@ -18,7 +18,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
@@ -56,6 +58,7 @@ Authorize = Callable[[grpc.ServicerContext], None]
 
 _Result = TypeVar("_Result")
 _END = object()
+_NOTHING_APART: Mapping[str, ThreadPoolExecutor] = MappingProxyType({})
 
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
@@ -163,8 +166,14 @@ class ServerInterceptor(grpc.ServerInterceptor):
         observe: Observe = _observe_nothing,
         authorize: Authorize | None = None,
         string_limit: int = MAX_STRING_BYTES,
+        apart: Mapping[str, ThreadPoolExecutor] = _NOTHING_APART,
     ) -> None:
-        """``string_limit`` is in bytes, for each text of a request that is not in a map."""
+        """``string_limit`` is in bytes, for each text of a request that is not in a map.
+
+        ``apart`` has threads of their own for services ("csi.v1.Identity"): their calls are
+        answered however many calls of other services hang.
+        """
+        self._apart = apart
         self._observe = observe
         self._authorize = authorize
         self._string_limit = string_limit
@@ -183,7 +192,10 @@ class ServerInterceptor(grpc.ServerInterceptor):
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(stream)
             return grpc.unary_stream_rpc_method_handler(stream)
-        single = self._single(method, handler)
+        single: Any = self._single(method, handler)
+        if threads := self._apart.get(method.rpartition("/")[0]):
+            # What gRPC looks for on a handler before it takes the threads of the whole server.
+            single.experimental_thread_pool = threads
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(single)
         return grpc.unary_unary_rpc_method_handler(single)

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from cluster.errors import ClusterError, Unavailable
+from cluster.errors import ClusterError
 from cluster.pools import PoolLedger
 from cluster.reconcile import DifferenceKind, Reconciler
 from cluster.store import Event, JsonObject, Record, RecordKind, Store
@@ -74,7 +74,7 @@ class ClusterCollector(Collector):
                 for record in self._store.list(kind)[0]:
                     phases[kind, str(record.value.get("phase"))] += 1
                     nodes.update(one["node"] for one in record.value.get("published", ()))
-        except Unavailable:
+        except ClusterError:  # a damaged store is told elsewhere; all else is still shown
             return
         for (name, phase), count in phases.items():
             records.add_metric([name, phase], count)

@@ -179,3 +179,35 @@ def test_a_call_under_way_may_end_while_a_successor_serves_already(tmp_path: Pat
             stopping.join(30)
             assert name_at(path) == "csi.xlss.io"
     assert not stopping.is_alive()
+
+
+class HangingController(csi_pb2_grpc.ControllerServicer):
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+
+    def ListVolumes(self, request, context):
+        self.entered.set()
+        self.leave.wait(30)
+        return csi_pb2.ListVolumesResponse()
+
+
+def test_probe_answers_while_all_other_threads_wait_for_nodes_that_hang(tmp_path: Path) -> None:
+    """Or else the whole driver would be killed because of one node."""
+    path = tmp_path / "csi.sock"
+    controller = HangingController()
+    groups = csi_pb2_grpc.GroupControllerServicer()
+    server = serve_controller(path, Identity(), controller, groups, max_workers=1)
+    try:
+        with asking(path) as identity, grpc.insecure_channel(f"unix:{path}") as channel:
+            hanging = csi_pb2_grpc.ControllerStub(channel).ListVolumes.future(
+                csi_pb2.ListVolumesRequest()
+            )
+            assert controller.entered.wait(30)
+            assert identity.Probe(csi_pb2.ProbeRequest(), timeout=20).ready.value
+            assert not hanging.done()
+            controller.leave.set()
+            hanging.result(timeout=30)
+    finally:
+        controller.leave.set()
+        server.stop(0)

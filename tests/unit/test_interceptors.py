@@ -15,6 +15,7 @@ import pytest
 
 from cluster import errors
 from csi.rpc import csi_pb2, csi_pb2_grpc
+from node_agent.client import GrpcAgents
 from node_agent.interceptors import (
     ObservedChannel,
     ServerInterceptor,
@@ -353,3 +354,14 @@ def test_an_answer_that_cannot_be_sent_is_an_error_of_the_driver(tmp_path: Path)
         stub = csi_pb2_grpc.ControllerStub(channel)
         code, _ = refusal(stub.CreateVolume, csi_pb2.CreateVolumeRequest(name="a"))
     assert code is grpc.StatusCode.INTERNAL
+
+
+def test_after_the_end_nobody_connects_anew(tmp_path: Path) -> None:
+    """A run that compares all nodes would else hold up the end for many deadlines."""
+    agents = GrpcAgents({"n1": f"unix:{tmp_path}/nobody.sock"}, tmp_path, call_seconds=30)
+    open_still = agents.agent("n1")
+    agents.close()
+    with pytest.raises(errors.Unavailable):
+        open_still.inventory()
+    with pytest.raises(errors.Unavailable, match="n1: the connection was closed"):
+        agents.agent("n1")

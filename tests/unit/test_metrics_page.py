@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn, cast
 
 import pytest
 
+from cluster.errors import DataLoss
 from cluster.locks import ObjectLocks
 from cluster.model import IoLimits, VolumeSpec
 from cluster.pools import PoolLedger
 from cluster.reconcile import Reconciler
 from cluster.sqlite_store import SqliteStore
+from cluster.store import RecordKind, Store
 from cluster.volumes import CreateRequest, Volumes
 from csi.controller.metrics import ClusterCollector, ObservedStore
 from node_agent.metrics import Metrics
@@ -74,3 +77,17 @@ def test_the_controllers_own_figures(controller: Metrics) -> None:
     assert 'xlss_volumes_published{node="n1"} 1.0' in text
     assert 'xlss_store_write_duration_seconds_count{operation="create",outcome="ok"} 1.0' in text
     assert 'xlss_reconcile_differences{kind="orphan"} 0.0' in text
+
+
+def test_a_damaged_store_does_not_hide_the_nodes() -> None:
+    class Damaged:
+        def list(self, kind: RecordKind) -> NoReturn:
+            raise DataLoss(f"{kind} is damaged")
+
+    agents = FakeAgents("n1")
+    pools, locks = PoolLedger(agents), ObjectLocks()
+    pools.refresh()
+    store = cast(Store, Damaged())
+    metrics = Metrics("controller")
+    metrics.register(ClusterCollector(store, pools, Reconciler(store, agents, pools, locks)))
+    assert b'xlss_node_reachable{node="n1"} 1.0' in metrics.text()
