@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,9 +210,13 @@ class Lvm:
             self._until_closed(vg, ("lvremove", "-y", *paths))
             self._mark_changed(vg)
 
-    def refresh(self, vg: str, name: str) -> None:
-        """Load the table again and resume: for a volume that a killed command left suspended."""
-        self._change(vg, ("lvchange", "-y", "--refresh", _path(vg, name)), archive=False)
+    def refresh_all(self, vg: str) -> None:
+        """Make the tables of all active volumes what the metadata says, and resume them."""
+        self._ask(vg, ("vgchange", "-y", "--refresh", _name(vg)))
+
+    def hold(self, vg: str) -> AbstractContextManager[None]:
+        """No command on the group is under way inside of this, nor begun."""
+        return self._group(vg).executor.hold(self._deadline)
 
     # Looking
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from host.errors import HostError
+from host.errors import CommandStuck, HostError
 from host.lvm.report import Report
 
 log = logging.getLogger("xlss.lvm")
@@ -39,7 +41,28 @@ class LvmExecutor(Protocol):
         """
         ...
 
+    def hold(self, deadline: float = DEADLINE) -> AbstractContextManager[None]:
+        """No command is under way inside of this, nor begun. Raises ``CommandStuck``."""
+        ...
+
     def close(self) -> None: ...
+
+
+class Turns:
+    """One at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def take(self, deadline: float) -> Iterator[None]:
+        """Raises ``CommandStuck`` when others do not end within ``deadline`` seconds."""
+        if not self._lock.acquire(timeout=deadline):
+            raise CommandStuck(f"other commands have kept LVM busy for {deadline:g} s")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def checked(argv: Sequence[str]) -> tuple[str, ...]:
@@ -77,6 +100,11 @@ class FallbackExecutor:
                 log.warning("forking for each command of LVM: %s", error)
                 self._shell_again = self._clock() + _RETRY_SHELL_SECONDS
         return self._fork.execute(argv, deadline)
+
+    @contextmanager
+    def hold(self, deadline: float = DEADLINE) -> Iterator[None]:
+        with self._shell.hold(deadline), self._fork.hold(deadline):
+            yield
 
     def close(self) -> None:
         self._shell.close()

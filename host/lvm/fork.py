@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from host.command import Runner
 from host.errors import CommandFailed, CommandLost
 from host.lvm.config import GroupDirectory
-from host.lvm.executor import DEADLINE, checked
+from host.lvm.executor import DEADLINE, Turns, checked
 from host.lvm.report import Message, Report, parse_report
 
 # Where the last line of the log is left out, LVM 2.03.16 writes invalid JSON. A shell's last line
@@ -17,7 +19,7 @@ _WHOLE_LOG = ("--config", 'log/command_log_selection="all"')
 
 
 class ForkExecutor:
-    """Forks ``lvm`` for every command. LVM's own locks keep commands apart.
+    """Forks ``lvm`` for every command.
 
     It can be asked no question: where LVM wants a confirmation that was not given by ``-y``, the
     command fails.
@@ -26,9 +28,21 @@ class ForkExecutor:
     def __init__(self, runner: Runner, directory: GroupDirectory) -> None:
         self._runner = runner
         self._directory = directory
+        self._turns = Turns()
 
     def execute(self, argv: Sequence[str], deadline: float = DEADLINE) -> Report:
         arguments = checked(argv)
+        until = time.monotonic() + deadline
+        with self._turns.take(deadline):
+            return self._execute(arguments, until - time.monotonic())
+
+    def hold(self, deadline: float = DEADLINE) -> AbstractContextManager[None]:
+        return self._turns.take(deadline)
+
+    def close(self) -> None:
+        """Nothing lives on."""
+
+    def _execute(self, arguments: tuple[str, ...], deadline: float) -> Report:
         descriptor = os.memfd_create("lvm-report", os.MFD_CLOEXEC)
         failed: CommandFailed | None = None
         try:
@@ -45,9 +59,6 @@ class ForkExecutor:
             document = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             os.close(descriptor)
         return _report(arguments, document, failed)
-
-    def close(self) -> None:
-        """Nothing lives on."""
 
 
 def _report(argv: Sequence[str], document: bytes, failed: CommandFailed | None) -> Report:

@@ -21,6 +21,7 @@ from host.lvm.config import GroupDirectory
 from host.lvm.executor import DEADLINE, FallbackExecutor
 from host.lvm.fork import ForkExecutor
 from host.lvm.growth import growth, troubles
+from host.lvm.leftovers import resume_left_suspended
 from host.lvm.model import GroupState, Kind, ThinPool
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.shell import ShellExecutor
@@ -104,6 +105,8 @@ class Pools:
             try:
                 status = self.status(spec.name)
                 self._search_lost_disks(status)
+                if status.state:
+                    self._resume(spec.volume_group)
                 self.grow_if_needed(spec.name, status)
             except HostError as error:
                 log.error("pool %s: %s", spec.name, error)
@@ -194,6 +197,11 @@ class Pools:
             raise
         self._directories[spec.name] = directory
         self.lvm.add(group)
+        self._resume(spec.volume_group)
+
+    def _resume(self, group: str) -> None:
+        for name in resume_left_suspended(self._runner, self.lvm, group):
+            log.warning("%s was left suspended by a killed command: resumed", name)
 
     def _members(self, spec: PoolSpec) -> list[str]:
         """The disks that the group is on; none where it has to be made. Raises where it cannot."""

@@ -11,19 +11,20 @@ import contextlib
 import os
 import select
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from host.command import Child, Runner
 from host.errors import CommandLost, CommandStuck, Missing
 from host.io_flusher import io_flusher
 from host.lvm.config import GroupDirectory
-from host.lvm.executor import DEADLINE, ShellUnavailable, checked
+from host.lvm.executor import DEADLINE, ShellUnavailable, Turns, checked
 from host.lvm.report import Report, parse_report
 
 _STARTING_SECONDS = 20.0
+_CLOSING_SECONDS = 5.0
 # What changes nothing may be asked again when the shell died over it.
 _REPEATABLE = frozenset({"lvs", "pvs", "vgs"})
 
@@ -49,7 +50,7 @@ class ShellExecutor:
         self._runner = runner
         self._directory = directory
         self._shell: _Shell | None = None
-        self._lock = threading.Lock()
+        self._turns = Turns()
 
     @property
     def pid(self) -> int | None:
@@ -59,23 +60,25 @@ class ShellExecutor:
 
     def execute(self, argv: Sequence[str], deadline: float = DEADLINE) -> Report:
         arguments = checked(argv)
-        begun = time.monotonic()
-        if not self._lock.acquire(timeout=deadline):
-            raise CommandStuck(f"lvm {arguments[0]}: others kept LVM busy for {deadline:g} s")
-        try:
+        until = time.monotonic() + deadline
+        with self._turns.take(deadline):
             self._runner.check(self._directory.resource)
             try:
-                return self._observed(arguments, begun + deadline)
+                return self._observed(arguments, until)
             except CommandLost:
                 if arguments[0] not in _REPEATABLE:
                     raise
-                return self._observed(arguments, begun + deadline)
-        finally:
-            self._lock.release()
+                return self._observed(arguments, until)
+
+    def hold(self, deadline: float = DEADLINE) -> AbstractContextManager[None]:
+        return self._turns.take(deadline)
 
     def close(self) -> None:
-        with self._lock:
-            self._give_up()
+        """End the shell. A command that is under way is killed after a moment."""
+        with contextlib.suppress(CommandStuck), self._turns.take(_CLOSING_SECONDS):
+            return self._give_up()
+        if (shell := self._shell) is not None:
+            shell.child.kill()
 
     def _observed(self, argv: tuple[str, ...], until: float) -> Report:
         outcome, begun = "failed", time.monotonic()

@@ -370,6 +370,30 @@ assert subprocess.run(["pgrep", "-x", "lvm"]).returncode == 1
     )
 
 
+def test_volumes_that_a_killed_command_left_suspended_are_resumed(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+p = pools(thin())
+p.lvm.create_thick("vg0", "v1", 8 * MIB)
+p.lvm.create_thin("vg0", "thin", "t1", 8 * MIB)
+for device in ("vg0-v1", "vg0-thin-tpool"):
+    for look in (p.tend, p.close):
+        sh(f"dmsetup suspend {device}")
+        look()
+        if look == p.close:
+            p = pools(thin())
+        assert "SUSPENDED" not in sh("dmsetup info")
+        for name in ("v1", "t1"):
+            fd = os.open(f"/dev/vg0/{name}", os.O_RDWR | os.O_DSYNC)
+            os.pwrite(fd, b"x" * 4096, 0)
+            os.close(fd)
+p.lvm.remove("vg0", "v1", "t1", "thin")
+p.close()
+""",
+    )
+
+
 def test_a_removed_volume_comes_back_from_the_archive(blank_node: Node) -> None:
     story(
         blank_node,
