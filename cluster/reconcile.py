@@ -49,6 +49,7 @@ class DifferenceKind(StrEnum):
     LEFTOVER = "leftover"  # parts of a volume on a node that it is not on
     CONFLICT = "conflict"  # two that claim to be the same (only when a store is rebuilt)
     UNREADABLE = "unreadable"  # its tags do not say what it is (likewise)
+    UNCONFIRMED = "unconfirmed"  # a group that may not have been cut at one instant (likewise)
 
 
 @dataclass(frozen=True)

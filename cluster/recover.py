@@ -51,7 +51,7 @@ def recover(store: Store, agents: Agents, allow_missing: Collection[str] = ()) -
     differences: list[Difference] = []
     volumes = _volumes(inventories, differences)
     snapshots = _snapshots(inventories, differences)
-    groups = _groups(snapshots)
+    groups = _groups(snapshots, differences)
     for snapshot in snapshots:
         snapshot_table(store).create(snapshot)
     for group in groups:
@@ -171,12 +171,17 @@ def _snapshots(inventories: Mapping[str, Inventory], notes: list[Difference]) ->
     return list(found.values())
 
 
-def _groups(snapshots: list[Snapshot]) -> list[Group]:
+def _groups(snapshots: list[Snapshot], notes: list[Difference]) -> list[Group]:
+    """The groups whose snapshots are complete.
+
+    That all nodes had held their I/O still until the last cut was in the lost store alone: a group
+    over several nodes is kept, because it is most likely good, and a person is told.
+    """
     members: dict[str, list[Snapshot]] = {}
     for snapshot in snapshots:
         if snapshot.group_id:
             members.setdefault(snapshot.group_id, []).append(snapshot)
-    return [
+    groups = [
         Group(
             id=group_id,
             name="",
@@ -189,3 +194,9 @@ def _groups(snapshots: list[Snapshot]) -> list[Group]:
         if (cuts := sorted(unsorted, key=lambda cut: cut.volume_id))
         and all(cut.phase is Phase.READY for cut in cuts)
     ]
+    for group in groups:
+        nodes = sorted({node for cut in members[group.id] for node in cut.nodes})
+        if len(nodes) > 1:
+            text = "kept; if it was being cut when the store was lost, not at one instant"
+            notes.append(Difference(DifferenceKind.UNCONFIRMED, ", ".join(nodes), group.id, text))
+    return groups
