@@ -75,10 +75,12 @@ class ShellExecutor:
 
     def close(self) -> None:
         """End the shell. A command that is under way is killed after a moment."""
-        with contextlib.suppress(CommandStuck), self._turns.take(_CLOSING_SECONDS):
-            return self._give_up()
-        if (shell := self._shell) is not None:
-            shell.child.kill()
+        try:
+            with self._turns.take(_CLOSING_SECONDS):
+                self._give_up()
+        except CommandStuck:
+            if (shell := self._shell) is not None:
+                shell.child.kill()
 
     def _observed(self, argv: tuple[str, ...], until: float) -> Report:
         outcome, begun = "failed", time.monotonic()

@@ -13,7 +13,7 @@ from host.errors import CommandFailed, CommandStuck, Missing
 log = logging.getLogger("xlss.lvm")
 
 _CONTROL = Path("/run/udev/control")
-_DEADLINE = 10.0
+_DEADLINE = 20.0
 
 
 def udev_answers(runner: Runner) -> bool:

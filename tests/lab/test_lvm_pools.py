@@ -29,7 +29,7 @@ MIB = 1 << 20
 runner = Runner(breaker_limit=1)
 
 def pools(*specs, **options):
-    options = {"udev": False, "deadline": 20, **options}
+    options = {"udev": False, "deadline": 60, **options}
     made = Pools(specs, runner, run_directory=Path("/run/xlss"),
                  durable_directory=Path("/run/kept"), **options)
     made.open()
@@ -268,7 +268,7 @@ def test_a_disk_that_hangs_or_fails_holds_up_its_own_group_only(node: Node) -> N
         """
 size = int(sh("blockdev --getsz /dev/ubdb"))
 sh(f"dmsetup create disk --table '0 {size} linear /dev/ubdb 0'; dmsetup mknodes")
-p = pools(thick("a", "vga", ("/dev/mapper/disk",)), thick("b", "vgb", ("/dev/ubdc",)), deadline=5)
+p = pools(thick("a", "vga", ("/dev/mapper/disk",)), thick("b", "vgb", ("/dev/ubdc",)), deadline=12)
 assert [p.status(name).trouble for name in "ab"] == ["", ""]
 p.lvm.create_thick("vga", "v1", 8 * MIB)
 
