@@ -128,7 +128,7 @@ class PoolLedger:
                 if not outdated:
                     exact = place(request, self._views(refused, reserved=False))
                     if not exact.nodes:
-                        raise self._refusal(request, exact)
+                        raise self._refusal(request, exact, refused)
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                         raise Unavailable(f"other creations are under way: {_why(choice)}")
             if outdated:
@@ -235,9 +235,12 @@ class PoolLedger:
         self._reservations.append(held)
         return held
 
-    def _refusal(self, request: PlacementRequest, choice: Choice) -> ClusterError:
+    def _refusal(
+        self, request: PlacementRequest, choice: Choice, refused: Mapping[str, str]
+    ) -> ClusterError:
         permitted = [view for view in self._views(_NOTHING) if permits(request, view)]
-        if permitted and all(view.trouble for view in permitted):
+        # Where the caller has given a node up, waiting for that one is not what it wants.
+        if permitted and all(view.trouble and view.name not in refused for view in permitted):
             return Unavailable(f"no permitted node answers: {_why(choice)}")
         pools = [
             pool

@@ -185,6 +185,22 @@ def test_a_volume_is_made_without_waiting_for_its_leftovers(world: World) -> Non
     world.check_settled()
 
 
+def test_a_node_that_dies_in_the_middle_does_not_hold_its_pod(world: World) -> None:
+    """RESOURCE_EXHAUSTED lets the pod be scheduled elsewhere; what was made stays noted."""
+    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), when="after"))
+    with pytest.raises(Unavailable):
+        world.create(requisite=on("n1"))
+    world.nodes.set_fault(no_faults)
+    world.nodes.nodes["n1"].down = True
+    with pytest.raises(NoSpace, match="n1: agent unreachable"):
+        world.create(requisite=on("n1"))
+    made = world.create(requisite=on("n2"))
+    assert (made.nodes, made.leftovers) == (("n2",), ("n1",))
+    world.nodes.nodes["n1"].down = False
+    world.reconciler.run_once()
+    world.check_settled()
+
+
 def test_a_volume_that_comes_back_to_its_first_node_is_not_its_own_leftover(world: World) -> None:
     world.nodes.set_fault(fails("create_volume", Unavailable("lost")))
     with pytest.raises(Unavailable):
