@@ -54,7 +54,7 @@ class Groups:
         """
         wanted = _wanted(volume_ids)
         key = key_of_name(Kind.GROUP, name)
-        with self._locks.hold(key, "creation"):
+        with self._locks.hold(key, purpose="creation"):
             entry = self._groups.find(key)
             if entry is not None and entry.item.phase is not Phase.DELETING:
                 if entry.item.volume_ids != wanted:
@@ -76,7 +76,7 @@ class Groups:
             require_id(Kind.GROUP, group_id, "group_snapshot_id")
         except NotFound:
             return
-        with self._locks.hold(key_of_id(group_id), "deletion"):
+        with self._locks.hold(key_of_id(group_id), purpose="deletion"):
             entry = self._groups.find_id(group_id)
             if entry is not None:
                 _require_members(entry.item, snapshot_ids)

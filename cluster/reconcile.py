@@ -335,7 +335,7 @@ class Reconciler:
             yield Difference(kind, node, identifier, f"{identifier} waits for its node to answer")
             return
         try:
-            with self._locks.hold(entry.key, "reconciliation"):
+            with self._locks.hold(entry.key, purpose="reconciliation"):
                 current = table.find(entry.key)
                 if current is None or current.revision != entry.revision:
                     return

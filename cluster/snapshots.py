@@ -72,7 +72,7 @@ class Snapshots:
         and NoSpace, Refused when it cannot be made: then nothing of it remains.
         """
         require_id(Kind.VOLUME, volume_id, "source_volume_id")
-        with self._locks.hold(key_of_name(Kind.SNAPSHOT, name), "creation"):
+        with self._locks.hold(key_of_name(Kind.SNAPSHOT, name), purpose="creation"):
             entry = self._table.find(key_of_name(Kind.SNAPSHOT, name))
             if entry is not None and entry.item.phase is Phase.DELETING:
                 self._remover.remove(entry)
@@ -95,7 +95,7 @@ class Snapshots:
             require_id(Kind.SNAPSHOT, snapshot_id, "snapshot_id")
         except NotFound:
             return
-        with self._locks.hold(key_of_id(snapshot_id), "deletion"):
+        with self._locks.hold(key_of_id(snapshot_id), purpose="deletion"):
             entry = self._table.find_id(snapshot_id)
             if entry is None:
                 return

@@ -33,7 +33,7 @@ class Volumes:
 
     def create(self, request: CreateRequest) -> Volume:
         """As ``VolumeMaker.make``; idempotent by name."""
-        with self._locks.hold(key_of_name(Kind.VOLUME, request.name), "creation"):
+        with self._locks.hold(key_of_name(Kind.VOLUME, request.name), purpose="creation"):
             return self._maker.make(request)
 
     def delete(self, volume_id: str) -> None:
@@ -42,7 +42,7 @@ class Volumes:
             require_id(Kind.VOLUME, volume_id, "volume_id")
         except NotFound:
             return
-        with self._locks.hold(key_of_id(volume_id), "deletion"):
+        with self._locks.hold(key_of_id(volume_id), purpose="deletion"):
             entry = self._table.find_id(volume_id)
             if entry is None:
                 return
@@ -65,7 +65,7 @@ class Volumes:
         that node, AlreadyExists when that node has it in another way.
         """
         require_id(Kind.VOLUME, volume_id, "volume_id")
-        with self._locks.hold(key_of_id(volume_id), "publication"):
+        with self._locks.hold(key_of_id(volume_id), purpose="publication"):
             entry = self._table.ready(volume_id)
             volume = entry.item
             if node not in self._agents.names():
@@ -91,7 +91,7 @@ class Volumes:
             require_id(Kind.VOLUME, volume_id, "volume_id")
         except NotFound:
             return
-        with self._locks.hold(key_of_id(volume_id), "unpublication"):
+        with self._locks.hold(key_of_id(volume_id), purpose="unpublication"):
             entry = self._table.find_id(volume_id)
             if entry is None:
                 return
@@ -106,7 +106,7 @@ class Volumes:
         off after the logical volume had grown and before the devices over it had.
         """
         require_id(Kind.VOLUME, volume_id, "volume_id")
-        with self._locks.hold(key_of_id(volume_id), "expansion"):
+        with self._locks.hold(key_of_id(volume_id), purpose="expansion"):
             entry = self._table.ready(volume_id)
             size = max(required_bytes, entry.item.size_bytes)
             if 0 < limit_bytes < size:
@@ -128,7 +128,7 @@ class Volumes:
         Raises NotFound. The reconcile loop brings a node that cannot be reached up to date.
         """
         require_id(Kind.VOLUME, volume_id, "volume_id")
-        with self._locks.hold(key_of_id(volume_id), "modification"):
+        with self._locks.hold(key_of_id(volume_id), purpose="modification"):
             entry = self._table.ready(volume_id)
             limits = change(entry.item.limits)
             if entry.item.limits != limits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.errors import Busy
-from node_agent.locks import Locks
+from cluster.locks import Locks
 
 
 def test_the_second_caller_is_told_what_goes_on() -> None:

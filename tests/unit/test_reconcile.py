@@ -169,7 +169,7 @@ def test_a_half_made_volume_is_removed_after_its_grace(world: World) -> None:
 def test_a_restart_begins_the_grace_anew_and_so_does_every_attempt(world: World) -> None:
     locks = ObjectLocks()
     assert locks.idle_seconds("v1") < 60
-    with locks.hold("v1", "creation"):
+    with locks.hold("v1", purpose="creation"):
         assert locks.idle_seconds("v1") == 0.0
         time.sleep(0.01)
     held_last = locks.idle_seconds("v1")
@@ -308,7 +308,7 @@ def test_who_works_on_an_object_is_not_disturbed(world: World) -> None:
     with pytest.raises(Unavailable):
         world.volumes.delete(made.id)
     world.nodes.set_fault(no_fault)
-    with world.locks.hold(key_of_id(made.id), "deletion"):
+    with world.locks.hold(key_of_id(made.id), purpose="deletion"):
         assert world.reconciler.run_once() == ()
     assert kinds(world.reconciler.run_once())[0][0] == "deleting"
 

@@ -276,7 +276,7 @@ def test_an_exact_last_page_has_no_token(world: World) -> None:
 
 def test_who_comes_second_is_told_to_come_back(world: World) -> None:
     made = world.create()
-    with world.locks.hold(key_of_name(Kind.VOLUME, "data"), "expansion"):
+    with world.locks.hold(key_of_name(Kind.VOLUME, "data"), purpose="expansion"):
         for call in (
             lambda: world.create(),
             lambda: world.volumes.delete(made.id),

@@ -319,5 +319,5 @@ def test_without_room_for_all_none_is_cut(world: World) -> None:
 
 def test_who_comes_second_is_told_to_come_back(world: World) -> None:
     (volume,) = spread(world, "n1")
-    with world.locks.hold(key_of_name(Kind.GROUP, "all"), "creation"), pytest.raises(Busy):
+    with world.locks.hold(key_of_name(Kind.GROUP, "all"), purpose="creation"), pytest.raises(Busy):
         world.groups.create("all", [volume.id])
