@@ -48,11 +48,7 @@ class UnixServer:
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="csi")
         self._identity_pool = ThreadPoolExecutor(_IDENTITY_WORKERS, thread_name_prefix="identity")
         apart = {"csi.v1.Identity": self._identity_pool}
-        interceptor = (
-            ServerInterceptor(apart=apart, observe=observe)
-            if observe
-            else ServerInterceptor(apart=apart)
-        )
+        interceptor = ServerInterceptor(observe=observe, apart=apart)
         self._server = grpc.server(self._pool, interceptors=[interceptor])
         for register in services:
             register(self._server)

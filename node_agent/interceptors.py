@@ -163,7 +163,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
     def __init__(
         self,
         *,
-        observe: Observe = _observe_nothing,
+        observe: Observe | None = None,
         authorize: Authorize | None = None,
         string_limit: int = MAX_STRING_BYTES,
         apart: Mapping[str, ThreadPoolExecutor] = _NOTHING_APART,
@@ -174,7 +174,7 @@ class ServerInterceptor(grpc.ServerInterceptor):
         answered however many calls of other services hang.
         """
         self._apart = apart
-        self._observe = observe
+        self._observe = observe or _observe_nothing
         self._authorize = authorize
         self._string_limit = string_limit
 

@@ -37,12 +37,11 @@ class AgentServer:
     ) -> None:
         """Raises TlsFilesError, OSError when the address is taken."""
         encrypted = not config.listen.startswith("unix:")
-        options = {} if observe is None else {"observe": observe}
         self._pool = ThreadPoolExecutor(_MAX_WORKERS, thread_name_prefix="agent")
         interceptor = ServerInterceptor(
             authorize=tls.require_peer(tls.CONTROLLER) if encrypted else None,
             string_limit=_MAX_RECORD_BYTES,
-            **options,
+            observe=observe,
         )
         self._server = grpc.server(
             self._pool, interceptors=[interceptor], options=tls.AGENT_SERVER_OPTIONS
