@@ -44,7 +44,8 @@ class Metrics:
 
     def __init__(self, component: str) -> None:
         """``component`` is "controller" or "node"."""
-        disable_created_metrics()  # a time stamp beside every counter: a third of all samples
+        # A time stamp beside every counter would be a third of all samples.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
         Gauge(
