@@ -19,6 +19,7 @@ from lab.errors import LabError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("creation", "rate", "io", "footprint", "cost")
+_WIDTH = 130  # of tables in a file or a pipe
 PROVISIONS = ("thick", "thin")
 
 
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     effort = QUICK if options.quick else THOROUGH
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     try:
         findings = _measure(effort, options.only or PARTS, console)
     except LabError as error:
@@ -118,8 +121,8 @@ class _Benchmarks:
         for provision in PROVISIONS:
             self._say(f"create and delete, {provision}, {self._effort.volumes} volumes there")
             ours, theirs = creation.against_hand(self._site, provision, self._effort.rounds)
-            few = self._few[provision]
-            self._add(creation.many_figures(provision, few, ours, theirs))
+            few, there = self._few[provision], self._effort.volumes
+            self._add(creation.many_figures(provision, there, few, ours, theirs))
 
     def _rate(self) -> None:
         one, many = [], []

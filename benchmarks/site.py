@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 
 import psutil
 
+from csi.rpc import csi_pb2 as pb
 from lab.csi_client import ControllerClient, NodeClient, block
 from lab.deployment import Deployment, Pool
+from lab.errors import LabError
 from lab.lab import Lab
 from lab.node import Node
 
@@ -19,6 +22,7 @@ MIB = 1 << 20
 GROUP, THIN_POOL = "vg0", "thin"
 CONTROLLER_METRICS = "127.0.0.1:9811"
 _METRICS_PORT = 9812
+_POOL_SECONDS = 60.0
 _MEMORY = 1024 * MIB
 # Sparse: it costs only what is written.
 _DISK = 64 << 30
@@ -48,6 +52,18 @@ class Site:
         parameters = {"pool": "default", "provision": provision}
         volume = self.controller.create(name, size, capability=block(), parameters=parameters)
         return volume.volume_id
+
+    def wait_for_pool(self) -> None:
+        """Return when the agent has made its pool. Raises LabError."""
+        deadline = time.monotonic() + _POOL_SECONDS
+        request = pb.GetCapacityRequest()
+        while not self.controller.stub.GetCapacity(
+            request, timeout=_POOL_SECONDS
+        ).available_capacity:
+            if time.monotonic() > deadline:
+                log = self.deployment.agent(self.host.name).log()
+                raise LabError(f"no pool after {_POOL_SECONDS:.0f} s: {log[-4000:]}")
+            time.sleep(0.5)
 
     def timed(self, command: str) -> float:
         """Seconds that a command takes that a person types in a shell of the node."""
@@ -99,7 +115,9 @@ def site() -> Iterator[Site]:
         )
         try:
             deployment.start()
-            yield Site(deployment, node)
+            bench = Site(deployment, node)
+            bench.wait_for_pool()
+            yield bench
         finally:
             deployment.close()
 
