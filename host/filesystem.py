@@ -40,8 +40,11 @@ _GROW_DEADLINE = 600.0
 # group that is not worth its own metadata.
 _GROWTH_WORTH_WHILE = 1 << 20
 
-MINIMUM_BYTES = {"ext4": 8 << 20, "xfs": 300 << 20, "btrfs": 128 << 20}
-"""The smallest device in bytes on which each is made with its usual options and has some room."""
+MINIMUM_BYTES = {"ext4": 8 << 20, "xfs": 300 << 20, "btrfs": 256 << 20}
+"""The smallest device in bytes on which each is made with its usual options and has some room.
+
+A btrfs below 256 MiB could not grow: the kernel resizes to no smaller size (btrfs_ioctl_resize).
+"""
 
 MOUNT_OPTIONS: dict[str, tuple[str, ...]] = {"ext4": (), "xfs": ("nouuid",), "btrfs": ()}
 """What every mount of such a file system is given besides what the volume asks for."""
@@ -136,7 +139,7 @@ def size_on(device: str, filesystem: str) -> int:
 
 
 def needs_growth(device: str, filesystem: str) -> bool:
-    """Whether ``device``, not mounted, has become longer than its file system."""
+    """Whether ``device`` has become longer than its file system, as the disk has its superblock."""
     return block_device.size_of(device) - size_on(device, filesystem) >= _GROWTH_WORTH_WHILE
 
 

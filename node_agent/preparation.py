@@ -50,7 +50,6 @@ class Preparation:
     ) -> None:
         """Mount the file system at ``path``, as large as its device. Mounted so already is fine."""
         kind = spec_of(entry).filesystem
-        grow = True
         if not mount.mounts_of(device_number(device)):
             self._require_filesystem(device, kind)
             if not entry.label.unique:
@@ -58,11 +57,10 @@ class Preparation:
                 filesystem.make_unique(device, kind, new_uuid)
                 entry = self._volumes.mark(entry, State.USED, unique=True)
             filesystem.check(self._runner, device, kind)
-            grow = filesystem.needs_growth(device, kind)
         mount.make_directory(path)
         options = (*filesystem.MOUNT_OPTIONS[kind], *flags)
         mount.mount_device(self._runner, device, path, kind, options, read_only=read_only)
-        if grow and not read_only:
+        if not read_only and filesystem.needs_growth(device, kind):
             filesystem.grow(self._runner, device, path, kind)
 
     def _first_use(self, entry: Entry, spec: VolumeSpec, key: bytes) -> tuple[Entry, str]:

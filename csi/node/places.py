@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from cluster.errors import Refused
 from host.mount_table import canonical, mounts_at
 from node_agent.agent import NodeAgent
 from node_agent.devices import volume_of_source
@@ -27,3 +30,14 @@ def is_mounted(path: str) -> bool:
 def published(agent: NodeAgent, volume_id: str) -> list[Target]:
     """Where the volume is published now; records without their mounts are what a crash left."""
     return [target for target in agent.targets.of(volume_id) if is_mounted(target.path)]
+
+
+def require_parent(path: str) -> None:
+    """Raises Refused where the directory above is not there (CSI: the orchestrator makes it).
+
+    Making it here would hide that this process does not see kubelet's directory, and mount where
+    no pod ever looks.
+    """
+    parent = Path(path).parent
+    if not parent.is_dir():
+        raise Refused(f"the directory {parent} is not there: does the driver see the host's?")

@@ -9,7 +9,7 @@ from cluster.errors import AlreadyExists, Refused
 from cluster.model import AccessType
 from csi.capability import Capability
 from csi.node.paths import pod_uid
-from csi.node.places import is_mounted, published, volume_at
+from csi.node.places import is_mounted, published, require_parent, volume_at
 from csi.node.stage import require_fitting
 from host import mount
 from host.errors import NotBlank
@@ -42,6 +42,7 @@ class Publisher:
             entry = agent.volumes.require_complete(volume_id)
             record = record_of(entry)
             require_fitting(volume_id, record.spec, capability)
+            require_parent(target_path)
             target = Target(
                 volume_id=volume_id,
                 path=target_path,

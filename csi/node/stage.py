@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from cluster.errors import Refused
 from cluster.model import AccessType, VolumeSpec
 from csi.capability import Capability
-from csi.node.places import is_mounted, published, volume_at
+from csi.node.places import is_mounted, published, require_parent, volume_at
 from csi.secrets import encryption_key
 from host import mount
 from node_agent.agent import NodeAgent
@@ -42,6 +42,7 @@ class Stager:
             entry = agent.volumes.require_complete(volume_id)
             spec = spec_of(entry)
             require_fitting(volume_id, spec, capability)
+            require_parent(path)
             key = encryption_key(secrets) if spec.encrypted else b""
             entry, device = self._preparation.bring_up(entry, key)
             if spec.access is AccessType.MOUNT:

@@ -77,12 +77,14 @@ class Stats:
             return size
 
     def _grow_filesystem(self, volume_id: str, kind: str) -> None:
+        top = self._agent.devices.require_top(volume_id)
+        device = self._agent.devices.path_of(top)
+        if not filesystem.needs_growth(device, kind):
+            return
         mounts = mounts_by_volume().get(volume_id, [])
         writable = next((one for one in mounts if not one.read_only), None)
         if writable is None:
             raise Refused(
                 f"volume {volume_id} is mounted read-only: it grows when it is staged writable"
             )
-        top = self._agent.devices.require_top(volume_id)
-        device = self._agent.devices.path_of(top)
         filesystem.grow(self._agent.runner, device, writable.path, kind)

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from lab.csi_client import NodeClient
+from cluster.errors import Unavailable
+from cluster.identifiers import Kind, new_id
+from cluster.model import (
+    AccessType,
+    IoLimits,
+    Layout,
+    Phase,
+    Provision,
+    Snapshot,
+    Source,
+    SourceKind,
+    Volume,
+    VolumeSpec,
+)
+from csi.rpc import csi_pb2 as pb
+from lab.csi_client import MODES, NodeClient, block, mount
 from lab.paths import PYTHON
 from node_agent import tls
 from node_agent.client import GrpcAgent
@@ -20,7 +37,11 @@ if TYPE_CHECKING:
 CSI_SOCKET = "/run/xlss/csi.sock"
 AGENT_SOCKET = "/run/xlss/agent.sock"
 CONFIG = "/run/node.toml"
-_STARTING_SECONDS = 30.0
+_STARTING_SECONDS = 60.0
+MIB = 1 << 20
+LINEAR, UNLIMITED = Layout(), IoLimits()
+
+T = TypeVar("T")
 
 
 class AgentNode:
@@ -52,6 +73,71 @@ class AgentNode:
             assert time.monotonic() < until, self._process.log()
             time.sleep(0.05)
 
+    def create(
+        self,
+        name: str = "data",
+        size: int = 64 * MIB,
+        *,
+        provision: Provision = Provision.THIN,
+        filesystem: str = "ext4",
+        access: AccessType = AccessType.MOUNT,
+        encrypted: bool = False,
+        layout: Layout = LINEAR,
+        limits: IoLimits = UNLIMITED,
+        source: Served | Snapshot | None = None,
+    ) -> Served:
+        """A volume; the encrypted one with its key."""
+        spec = VolumeSpec(
+            pool="default",
+            provision=provision,
+            layout=layout,
+            access=access,
+            filesystem=filesystem if access is AccessType.MOUNT else "",
+            encrypted=encrypted,
+        )
+        wanted = Volume(
+            id=new_id(Kind.VOLUME, name),
+            name=name,
+            size_bytes=size,
+            spec=spec,
+            phase=Phase.CREATING,
+            nodes=(self.node.name,),
+            limits=limits,
+            source=_source(source),
+        )
+        until_done(lambda: self.agent.create_volume(wanted))
+        return Served(self, wanted, {"encryptionKey": "correct horse"} if encrypted else {})
+
+    def snapshot(self, *volumes: Served) -> list[Snapshot]:
+        """Snapshots of all of them, cut together."""
+        wanted = [
+            Snapshot(
+                id=new_id(Kind.SNAPSHOT, volume.id),
+                name=volume.id,
+                volume_id=volume.id,
+                size_bytes=volume.record.size_bytes,
+                spec=volume.record.spec,
+                phase=Phase.CREATING,
+                nodes=(self.node.name,),
+            )
+            for volume in volumes
+        ]
+        until_done(lambda: self.agent.create_snapshots(wanted))
+        return wanted
+
+    def wipe_clean(self) -> None:
+        """Take everything down and delete it; nothing may be left then."""
+        paths = self.node.sh("awk '{print $5}' /proc/self/mountinfo | grep -a /kubelet/ || true")
+        for path in reversed(paths.text.split()):
+            self.node.run(["umount", "-l", path])
+        self.node.sh("rm -rf /run/xlss/targets/*; rm -rf --one-file-system /var/lib/kubelet")
+        inventory = self.agent.inventory()
+        self.agent.delete_snapshots([snapshot.id for snapshot in inventory.snapshots])
+        for volume in inventory.volumes:
+            self.agent.delete_volume(volume.id)
+        left = self.node.sh("lvs --noheadings -o lv_name vg0; dmsetup ls | grep xlss- || true")
+        assert left.text.split() == ["thin"], left.text
+
     @property
     def process(self) -> GuestProcess:
         assert self._process is not None
@@ -68,3 +154,117 @@ class AgentNode:
     def close(self) -> None:
         self.csi.close()
         self._channel.close()
+
+
+@dataclass
+class Served:
+    """A volume on such a node, with its paths as kubelet has them."""
+
+    home: AgentNode
+    record: Volume
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    pod: str = "4a8a7b3e-7f0c-4a52-b37f-0c9c4f6f6b5e"
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def staging(self) -> str:
+        return f"/var/lib/kubelet/staging/{self.id}"
+
+    @property
+    def target(self) -> str:
+        return f"/var/lib/kubelet/pods/{self.pod}/volumes/kubernetes.io~csi/{self.id}/mount"
+
+    @property
+    def top(self) -> str:
+        return f"/dev/mapper/xlss-{'crypt-' if self.record.spec.encrypted else ''}{self.id}"
+
+    @property
+    def logical(self) -> str:
+        return f"/dev/vg0/vol-{self.id}"
+
+    def capability(self, mode: str = "SINGLE_NODE_WRITER", **options: Any) -> pb.VolumeCapability:
+        number = MODES.Mode.Value(mode)
+        if self.record.spec.access is AccessType.BLOCK:
+            return block(mode=number)
+        return mount(mode=number, **options)
+
+    def stage(self, **options: Any) -> None:
+        self.home.node.run(["mkdir", "-p", self.staging])
+        self.home.csi.stage(
+            pb.Volume(volume_id=self.id),
+            self.staging,
+            self.capability(**options),
+            secrets=self.secrets,
+        )
+
+    def publish(
+        self, target: str = "", *, readonly: bool = False, context: Any = None, **options: Any
+    ) -> None:
+        path = target or self.target
+        self.home.node.run(["mkdir", "-p", path.rpartition("/")[0]])
+        self.home.csi.publish(
+            pb.Volume(volume_id=self.id),
+            self.staging,
+            path,
+            self.capability(**options),
+            readonly=readonly,
+            context=context,
+        )
+
+    def unpublish(self, target: str = "") -> None:
+        self.home.csi.unpublish(self.id, target or self.target)
+
+    def unstage(self) -> None:
+        self.home.csi.unstage(self.id, self.staging)
+
+    def serve(self) -> Served:
+        self.stage()
+        self.publish()
+        return self
+
+    def withdraw(self) -> Served:
+        self.unpublish()
+        self.unstage()
+        return self
+
+    def write(self, text: str, name: str = "file") -> None:
+        """Write and fsync."""
+        path = self.target if self.record.spec.access is AccessType.BLOCK else self.path(name)
+        self.home.node.run(
+            ["dd", f"of={path}", "conv=fsync,notrunc", "status=none"], input=text.encode()
+        )
+
+    def read(self, name: str = "file") -> str:
+        return self.home.node.run(["cat", self.path(name)]).text
+
+    def path(self, name: str) -> str:
+        return f"{self.target}/{name}"
+
+    def expand(self, size: int) -> int:
+        """Both halves, as the controller and kubelet ask for them."""
+        self.home.agent.expand_volume(self.id, size, 0)
+        return self.home.csi.expand(self.id, self.target, size, staging=self.staging)
+
+    def state(self) -> str:
+        tags = self.home.node.run(["lvs", "--noheadings", "-o", "tags", self.logical]).text
+        return tags.partition("xlss.state=")[2].partition(",")[0].strip()
+
+
+def until_done(call: Callable[[], T]) -> T:
+    """Repeat while a long copy or wipe goes on, as the controller does."""
+    while True:
+        try:
+            return call()
+        except Unavailable:
+            time.sleep(0.1)
+
+
+def _source(source: Served | Snapshot | None) -> Source | None:
+    if source is None:
+        return None
+    if isinstance(source, Snapshot):
+        return Source(SourceKind.SNAPSHOT, source.id)
+    return Source(SourceKind.VOLUME, source.id)
