@@ -74,3 +74,10 @@ def test_every_kind_of_difference_has_its_advice() -> None:
     page = (ROOT / "docs/operations.md").read_text()
     section = page[page.index("## Differences") :]
     assert [kind for kind in DifferenceKind if f"`{kind}`" not in section] == []
+
+
+def test_every_key_of_a_nodes_configuration_is_documented() -> None:
+    keys = set(re.findall(r'take\("(\w+)"', (ROOT / "node_agent/config.py").read_text()))
+    page = (ROOT / "docs/node-configuration.md").read_text()
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert keys == documented
