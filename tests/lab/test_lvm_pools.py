@@ -173,7 +173,8 @@ for made, undone, said in [
     assert said in trouble, trouble
     assert sh("sha256sum /dev/ubdb") == before
     assert sh("blkid -p /dev/ubdc || true") == ""
-    sh(f"{undone}\\ndd if=/dev/zero of=/dev/ubdb bs=1M count=160")
+    ends = "for at in 0 156; do dd if=/dev/zero of=/dev/ubdb bs=1M count=4 seek=$at; done"
+    sh(f"{undone}\\n{ends}; blockdev --rereadpt /dev/ubdb")
 """,
     )
 
