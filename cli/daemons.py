@@ -67,7 +67,6 @@ def _controller(options: argparse.Namespace) -> int:
 
 def _node(options: argparse.Namespace) -> int:
     from csi.node.main import run_node
-
     from node_agent.config import load_node_config
 
     config = load_node_config(options.config)
