@@ -1,8 +1,8 @@
 """Device-mapper devices of this machine: create, load, suspend, resume, remove, look.
 
 What cannot hang is done by ioctl within the process. What may wait for a device that does not
-answer (suspending, swapping a table under I/O) runs as ``dmsetup`` under a deadline, in a child
-that can be killed while it waits.
+answer (suspending, resuming, swapping a table under I/O) runs under a deadline in a child that can
+be killed while it waits.
 
 The nodes in ``/dev/mapper`` are made and removed here, and udev is told to keep its hands off, so
 that they are there as soon as a call returns, with and without udevd, in and out of a container,
@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from host import dm_ioctl
 from host.errors import AlreadyExists, DeviceFailed, HostError, InUse, Missing, Refused
+from host.io_flusher import io_flusher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +41,11 @@ _RESUMABLE = (UUID_PREFIX, "CRYPT-LUKS2-")
 
 _NODES = Path("/dev/mapper")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}")
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_RESUME = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from host import dm_ioctl;"
+    " dm_ioctl.resume(sys.argv[2], lockfs='lockfs' in sys.argv)"
+)
 # How long a removal waits for somebody who has opened the device in passing (lsblk, a monitor).
 _PASSING_OPENER_SECONDS = 2.0
 
@@ -180,10 +187,8 @@ class DeviceMapper:
         The thaw of a frozen file system writes to the device, hence the deadline. A loaded table
         becomes the live one: ``swap`` is the way for that.
         """
-        if not self.info(name).suspended:
-            return
-        argv = ["dmsetup", "resume", "--noudevsync", *_how(lockfs=lockfs), _checked(name)]
-        self._runner.run(argv, deadline=deadline, resource=name)
+        if self.info(name).suspended:
+            self._resume_in_child(name, deadline, lockfs=lockfs)
 
     def activate(self, name: str) -> Path:
         """Bring a device to life whose first table has just been loaded, and make its node.
@@ -205,9 +210,8 @@ class DeviceMapper:
         device is running again on its old table when this raises.
         """
         self.load(name, table, read_only=read_only)
-        argv = ["dmsetup", "resume", "--noudevsync", "--nolockfs", _checked(name)]
         try:
-            self._runner.run(argv, deadline=deadline, resource=name)
+            self._resume_in_child(name, deadline, lockfs=False)
         except HostError:
             self._back_to_the_old_table(name)
             raise
@@ -286,6 +290,13 @@ class DeviceMapper:
         if failure is not None:
             raise failure
         return resumed
+
+    def _resume_in_child(self, name: str, deadline: float, *, lockfs: bool) -> None:
+        # Not dmsetup: the event of its resume would tell udev to scan the device from now on.
+        argv = [sys.executable, "-I", "-S", "-c", _RESUME, _PACKAGES, _checked(name)]
+        argv += ["lockfs"] if lockfs else []
+        with io_flusher():
+            self._runner.run(argv, deadline=deadline, resource=name)
 
     def _targets(self, name: str, flags: int) -> tuple[Target, ...]:
         reply = dm_ioctl.call(dm_ioctl.TABLE_STATUS, _checked(name), flags=flags)

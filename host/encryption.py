@@ -3,6 +3,9 @@
 Keys travel on the standard input of ``cryptsetup`` and nowhere else. They are bytes, taken whole: a
 newline at the end is part of the key.
 
+- ``cryptsetup`` makes the header and unlocks it; the crypt device is made here, as all devices are.
+  Activated by ``cryptsetup``, it would be scanned by udev and linked to by UUID (what a pod writes
+  could pass for a file system of the node), and its node would be udev's to remove, late.
 - Key derivation is argon2id with 32 MiB and 4 passes on one lane, which takes 0.2 s. cryptsetup's
   own choice (1 GiB, 2 s) would fail on small nodes, and where many volumes are staged at once.
 - The volume key is given to the kernel in the table and not through a keyring. A crypt device then
@@ -13,10 +16,13 @@ newline at the end is part of the key.
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from host import block_device
-from host.device_mapper import device_number, major_minor
+from host.device_mapper import SECTOR, DeviceMapper, Target, device_number, major_minor
 from host.errors import AlreadyExists, CommandFailed, NotBlank, Refused, WrongKey
 from host.signature import probe
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from host.command import Runner
-    from host.device_mapper import DeviceMapper
+    from host.device_mapper import DeviceInfo
 
 HEADER_BYTES = 16 << 20
 """What LUKS2 takes from the beginning of the device."""
@@ -34,9 +40,9 @@ SECTOR_BYTES = 4096
 
 _UUID_PREFIX = "CRYPT-LUKS2-"
 _DEADLINE = 120.0
-# libdevmapper: do not wait for udev, which a container may not reach, and make the node itself.
-_ENVIRONMENT = {"DM_DISABLE_UDEV": "1"}
 _KDF = "--pbkdf=argon2id --pbkdf-memory=32768 --pbkdf-parallel=1 --pbkdf-force-iterations=4"
+# LUKS2 on-disk format, 2: the binary header and the area of the JSON behind it.
+_BINARY_HEADER_BYTES, _JSON_BYTES = 4096, 12288
 # Exit code of cryptsetup(8), "wrong permissions, bad passphrase".
 _NO_PERMISSION = 2
 
@@ -60,7 +66,7 @@ def format_device(runner: Runner, device: str, key: bytes, *, anew: bool = False
         f"--sector-size={SECTOR_BYTES}",
         *("--", device),
     ]
-    runner.run(argv, deadline=_DEADLINE, input=key, resource=device, env=_ENVIRONMENT)
+    runner.run(argv, deadline=_DEADLINE, input=key, resource=device)
 
 
 def is_encrypted(runner: Runner, device: str) -> bool:
@@ -86,32 +92,22 @@ def open_device(
     over something else.
     """
     _require_key(key)
-    device_number(device)
+    number = major_minor(device_number(device))
     info = mapper.find(name)
-    if info is not None and not info.live_table:
-        _require_crypt(name, info.uuid)
-        mapper.remove(name)  # what an interrupted attempt has left
-        info = None
-    if info is not None:
-        _require_crypt(name, info.uuid)
-        _require_over(mapper, name, device)
-        if info.suspended:
-            mapper.resume(name, deadline=_DEADLINE)
+    if info is not None and info.live_table:
+        _require_over(mapper, info, number, device)
+        mapper.resume(name, deadline=_DEADLINE)
         return mapper.ensure_node(name)
-    argv = [
-        *("cryptsetup", "open", "--type=luks2", "--key-file=-", "--disable-keyring"),
-        *(["--allow-discards"] if discards else []),
-        *("--", device, name),
-    ]
-    try:
-        runner.run(argv, deadline=_DEADLINE, input=key, resource=device, env=_ENVIRONMENT)
-    except CommandFailed as error:
-        if error.exit_code == _NO_PERMISSION:
-            raise WrongKey(f"the key given does not open {device}") from error
-        if "is not a valid LUKS device" in error.stderr:
-            raise Refused(f"{device} is not a LUKS2 device") from error
-        raise
-    return mapper.ensure_node(name)
+    header = _unlock(runner, device, key)
+    if info is None:
+        info = mapper.create(name, uuid=f"{_UUID_PREFIX}{header.uuid.replace('-', '')}-{name}")
+    _require_crypt(info)
+    flags = [*(["allow_discards"] if discards else []), f"sector_size:{header.sector_bytes}"]
+    begin = header.begin_bytes // SECTOR
+    sectors = _usable_sectors(number, begin, header.sector_bytes)
+    parameters = f"{header.cipher} {header.volume_key} 0 {number} {begin} {len(flags)}"
+    mapper.load(name, [Target(0, sectors, "crypt", " ".join([parameters, *flags]))])
+    return mapper.activate(name)
 
 
 def close_device(mapper: DeviceMapper, name: str) -> None:
@@ -123,17 +119,74 @@ def close_device(mapper: DeviceMapper, name: str) -> None:
     if info is None:
         mapper.remove_node(name)
         return
-    _require_crypt(name, info.uuid)
+    _require_crypt(info)
     mapper.remove(name)
 
 
 def resize_device(runner: Runner, name: str) -> None:
     """Let the opened device ``name`` have all of the device below it, also while mounted.
 
-    Needs no key; nothing happens where it is so already.
+    Needs no key; nothing happens where it is so already. Raises ``Missing`` where it is not open.
     """
-    argv = ["cryptsetup", "resize", "--", name]
-    runner.run(argv, deadline=_DEADLINE, resource=name, env=_ENVIRONMENT)
+    mapper = DeviceMapper(runner)
+    _require_crypt(mapper.info(name))
+    (live,) = mapper.table(name)
+    _cipher, _key, _iv, number, begin, *_flags = live.parameters.split()
+    sectors = _usable_sectors(number, int(begin), SECTOR_BYTES)
+    if sectors != live.sectors:
+        mapper.swap(name, [replace(live, sectors=sectors)], deadline=_DEADLINE)
+
+
+@dataclass(frozen=True)
+class _Header:
+    uuid: str
+    cipher: str  # as the table of dm-crypt names it
+    begin_bytes: int
+    sector_bytes: int
+    volume_key: str = field(repr=False)  # hexadecimal
+
+
+def _unlock(runner: Runner, device: str, key: bytes) -> _Header:
+    argv = ["cryptsetup", "luksDump", "--type=luks2", "--dump-volume-key", "--batch-mode"]
+    argv += ["--key-file=-", "--", device]
+    try:
+        result = runner.run(argv, deadline=_DEADLINE, input=key, resource=device)
+    except CommandFailed as error:
+        if error.exit_code == _NO_PERMISSION:
+            raise WrongKey(f"the key given does not open {device}") from error
+        if "is not a valid LUKS" in error.stderr:
+            raise Refused(f"{device} is not a LUKS2 device") from error
+        raise
+    # Read after cryptsetup, which has mended the first header from the second where it had to.
+    text = block_device.read(device, _BINARY_HEADER_BYTES, _JSON_BYTES)
+    return parse_header(device, result.stdout.decode("ascii", "replace"), text)
+
+
+def parse_header(device: str, dump: str, text: bytes) -> _Header:
+    """What ``luksDump --dump-volume-key`` says, and the JSON of the header (LUKS2 format, 3.1).
+
+    Raises ``Refused`` for a header of another shape than ``format_device`` makes.
+    """
+    uuid = re.search(r"^UUID:\s*([0-9a-f-]{36})$", dump, re.MULTILINE)
+    key = re.search(r"^MK dump:\s*((?:[0-9a-f]{2}\s+)+)\Z", dump + "\n", re.MULTILINE)
+    try:
+        header = json.loads(text.split(b"\0", 1)[0])
+        (segment,) = header["segments"].values()
+        begin, sector_bytes = int(segment["offset"]), int(segment["sector_size"])
+        usual = segment["type"] == "crypt" and segment["size"] == "dynamic"
+        usual = usual and segment["iv_tweak"] == "0" and "integrity" not in segment
+        usual = usual and not header["config"].get("requirements")
+        cipher = str(segment["encryption"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        usual = False
+    if not usual or uuid is None or key is None:
+        raise Refused(f"the LUKS header of {device} is not of the kind that is made here")
+    return _Header(uuid[1], cipher, begin, sector_bytes, "".join(key[1].split()))
+
+
+def _usable_sectors(number: str, begin: int, sector_bytes: int) -> int:
+    sectors = block_device.size_of_number(number) // SECTOR - begin
+    return sectors - sectors % (sector_bytes // SECTOR)
 
 
 def _require_key(key: bytes) -> None:
@@ -141,14 +194,13 @@ def _require_key(key: bytes) -> None:
         raise ValueError("the key of an encrypted volume is empty")
 
 
-def _require_crypt(name: str, uuid: str) -> None:
-    if not uuid.startswith(_UUID_PREFIX):
-        raise AlreadyExists(f"device {name} is there, and is not an opened LUKS2 device")
+def _require_crypt(info: DeviceInfo) -> None:
+    if not info.uuid.startswith(_UUID_PREFIX):
+        raise AlreadyExists(f"device {info.name} is there, and is not an opened LUKS2 device")
 
 
-def _require_over(mapper: DeviceMapper, name: str, device: str) -> None:
+def _require_over(mapper: DeviceMapper, info: DeviceInfo, number: str, device: str) -> None:
+    _require_crypt(info)
     # cipher, key, IV offset, device, offset, …: nothing of it may end up in an error text.
-    number = major_minor(device_number(device))
-    tables = mapper.table(name)
-    if any(target.parameters.split()[3:4] != [number] for target in tables):
-        raise AlreadyExists(f"device {name} is open already, and not over {device}")
+    if any(target.parameters.split()[3:4] != [number] for target in mapper.table(info.name)):
+        raise AlreadyExists(f"device {info.name} is open already, and not over {device}")

@@ -40,8 +40,18 @@ def test_udev_neither_scans_a_face_nor_is_needed(make_node: Callable[..., Node])
     )
     node.sh("mkfs.ext4 -q -U 11111111-2222-3333-4444-555555555555 /dev/ubdc 64M")
     face = node.run([".venv/bin/python", "-c", code]).text.strip()
-    # Also a later event, such as one that ends a write, and one by hand.
-    node.sh(f"udevadm settle; : >> {face}; udevadm trigger --action=change; udevadm settle")
+    # Also after a swap and a resume, after an event that ends a write, and after one by hand.
+    code = (
+        "from host.command import Runner; from host.device_mapper import DeviceMapper;"
+        "from host.linear_device import resize_linear; mapper = DeviceMapper(Runner());"
+        "resize_linear(mapper, 'xlss-v1', 96 << 20); mapper.suspend('xlss-v1', deadline=9);"
+        "mapper.resume('xlss-v1', deadline=9)"
+    )
+    node.run([".venv/bin/python", "-c", code])
+    node.sh(
+        f"udevadm settle; : >> {face}; udevadm settle;"
+        f"udevadm trigger --action=change {face}; udevadm settle"
+    )
     known = node.sh(f"udevadm info --query=all {face}").text
     assert "ID_FS_" not in known
     assert "by-uuid" not in known

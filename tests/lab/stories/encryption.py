@@ -7,6 +7,7 @@ import logging
 import uuid
 
 from host import block_device
+from host.command import Runner
 from host.device_mapper import DeviceMapper, Target
 from host.encryption import (
     HEADER_BYTES,
@@ -18,7 +19,7 @@ from host.encryption import (
 )
 from host.errors import AlreadyExists, HostError, InUse, Missing, NotBlank, Refused, WrongKey
 from host.filesystem import grow, make, make_unique
-from host.linear_device import ensure_linear, resize_linear
+from host.linear_device import ensure_linear, remove_if_present, resize_linear
 from host.mount import make_directory, mount_device, sync, unmount
 from host.resume_guard import ResumeGuard, suspended
 from tests.lab.stories.telling import DISK, MIB, OTHER_DISK, machine, raises, sh
@@ -39,6 +40,7 @@ def a_volume_is_encrypted_opened_and_closed_and_each_step_may_be_repeated() -> N
             node = open_device(runner, mapper, face, CRYPT, KEY)
         assert block_device.size_of(str(node)) == SIZE - HEADER_BYTES
         assert block_device.logical_block_size(str(node)) == 4096
+        assert f"device:  {face}" in sh(f"cryptsetup status {CRYPT}")
         node.unlink()
         open_device(runner, mapper, face, CRYPT, KEY)
         assert node.is_block_device()
@@ -79,6 +81,14 @@ def what_an_interrupted_attempt_has_left_is_done_again() -> None:
         open_device(runner, mapper, face, CRYPT, KEY)
         assert not mapper.info(CRYPT).suspended
         raises(InUse, lambda: format_device(runner, face, KEY, anew=True))
+
+
+def a_damaged_first_header_is_mended_from_the_second() -> None:
+    with machine() as (runner, mapper, _):
+        face = _blank_face(mapper)
+        format_device(runner, face, KEY)
+        sh(f"dd if=/dev/urandom of={face} bs=4096 seek=1 count=2 conv=notrunc,fsync status=none")
+        open_device(runner, mapper, face, CRYPT, KEY)
 
 
 def another_device_of_that_name_is_an_error_and_its_key_is_not_told() -> None:
@@ -160,6 +170,24 @@ def a_cut_above_the_crypt_device_gives_a_copy_that_mounts_beside_it() -> None:
         make_unique(opened, "btrfs", uuid.uuid4())
         mount_device(runner, opened, f"{folder}/b", "btrfs")
         sh(f"cmp {folder}/a/x {folder}/b/x")
+
+
+def _a_face_and_its_crypt_device_are_left_open() -> None:
+    runner = Runner()
+    mapper = DeviceMapper(runner)
+    face = _blank_face(mapper)
+    format_device(runner, face, KEY)
+    node = str(open_device(runner, mapper, face, CRYPT, KEY))
+    make(runner, node, "ext4", reads_zero=False)
+    resize_linear(mapper, FACE, 2 * SIZE)
+    resize_device(runner, CRYPT)
+
+
+def _a_face_and_its_crypt_device_are_closed() -> None:
+    mapper = DeviceMapper(Runner())
+    close_device(mapper, CRYPT)
+    remove_if_present(mapper, FACE)
+    assert mapper.names() == []
 
 
 def _blank_face(mapper: DeviceMapper, size: int = SIZE) -> str:

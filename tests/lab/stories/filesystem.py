@@ -174,6 +174,7 @@ def _copy_beside_source(kind: str, *, frozen: bool) -> None:
         sh(f"dd if=/dev/urandom of={first}/two bs=64k count=3 conv=fsync status=none")
         sums = sh(f"cd {first}; md5sum one two")
         if frozen:
+            sh(f"dd if=/dev/urandom of={first}/three bs=1M count=3 status=none")
             with suspended(ResumeGuard(runner, [FACE], seconds=60)) as cut:
                 _copy_disk()
             assert cut.held
@@ -186,6 +187,8 @@ def _copy_beside_source(kind: str, *, frozen: bool) -> None:
         check(runner, copy, kind)
         mount_device(runner, copy, second, kind, MOUNT_OPTIONS[kind])
         assert sh(f"cd {second}; md5sum one two") == sums, kind
+        if frozen and kind != "btrfs":  # which is not frozen by its device
+            sh(f"cmp {first}/three {second}/three")
         sh(f"echo source > {first}/mine; echo copy > {second}/mine; sync; sync")
         if kind == "btrfs":
             raises(InUse, lambda: make_unique(copy, kind, uuid.uuid4()))
