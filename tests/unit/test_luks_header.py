@@ -15,10 +15,10 @@ Cipher mode:   \txts-plain64
 Payload offset:\t32768
 UUID:          \t8071aa08-8e00-47b7-a50a-c81688154aa8
 MK bits:       \t512
-MK dump:\t1c a8 52 eb 91 31 e3 da 22 53 66 28 6f 55 b7 a9 
-\t\t68 11 79 26 84 ec c4 4c 75 f7 0b be 91 b7 83 a9 
-\t\tf0 46 c7 41 60 23 97 c0 33 24 99 fb fb a1 63 de 
-\t\t52 cf a5 2a 55 91 55 d8 71 df 65 75 75 7b 69 68 
+MK dump:\t1c a8 52 eb 91 31 e3 da 22 53 66 28 6f 55 b7 a9\x20
+\t\t68 11 79 26 84 ec c4 4c 75 f7 0b be 91 b7 83 a9\x20
+\t\tf0 46 c7 41 60 23 97 c0 33 24 99 fb fb a1 63 de\x20
+\t\t52 cf a5 2a 55 91 55 d8 71 df 65 75 75 7b 69 68\x20
 """
 SEGMENT = {
     "type": "crypt",
