@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 
     from host.command import Runner
 
-__all__ = ["FILESYSTEMS", "validate_mkfs_options"]
+__all__ = [
+    "FILESYSTEMS",
+    "MINIMUM_BYTES",
+    "MOUNT_OPTIONS",
+    "check",
+    "grow",
+    "make",
+    "make_unique",
+    "needs_growth",
+    "size_on",
+    "validate_mkfs_options",
+]
 
 _MKFS_DEADLINE = 600.0
 # A file system that carries the mark of an error is checked as a whole.

@@ -34,7 +34,22 @@ if TYPE_CHECKING:
 
     from host.command import Runner
 
-__all__ = ["Mount", "canonical", "mounts_at", "mounts_of", "parse_mount_options"]
+__all__ = [
+    "Mount",
+    "Usage",
+    "bind",
+    "canonical",
+    "make_directory",
+    "make_file",
+    "mount_device",
+    "mounts_at",
+    "mounts_of",
+    "parse_mount_options",
+    "remove_target",
+    "sync",
+    "unmount",
+    "usage",
+]
 
 # A mount replays the journal.
 _MOUNT_DEADLINE = 300.0
