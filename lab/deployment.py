@@ -99,13 +99,12 @@ class Deployment:
     # Processes
 
     def start(self) -> None:
-        """Start all agents and the controller, and wait until they serve."""
+        """Start all agents, then the controller, which so finds all of them; wait for each."""
         for name in self.nodes:
             self.spawn_agent(name)
-        self.spawn_controller()
         for name in self.nodes:
             self.wait_for_agent(name)
-        self.wait_for_controller()
+        self.start_controller()
 
     def spawn_controller(self) -> None:
         argv = [*self.controller_entry, "controller", "--config", str(self.config)]

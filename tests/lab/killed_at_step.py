@@ -46,14 +46,14 @@ CONTROLLER_STEPS = (
     ("cluster.sqlite_store", "SqliteStore", "create"),
     ("cluster.sqlite_store", "SqliteStore", "update"),
     ("cluster.sqlite_store", "SqliteStore", "delete"),
-    ("node_agent.client", "AgentClient", "create_volume"),
-    ("node_agent.client", "AgentClient", "delete_volume"),
-    ("node_agent.client", "AgentClient", "expand_volume"),
-    ("node_agent.client", "AgentClient", "set_limits"),
-    ("node_agent.client", "AgentClient", "suspend_volumes"),
-    ("node_agent.client", "AgentClient", "resume_volumes"),
-    ("node_agent.client", "AgentClient", "create_snapshots"),
-    ("node_agent.client", "AgentClient", "delete_snapshots"),
+    ("node_agent.client", "GrpcAgent", "create_volume"),
+    ("node_agent.client", "GrpcAgent", "delete_volume"),
+    ("node_agent.client", "GrpcAgent", "expand_volume"),
+    ("node_agent.client", "GrpcAgent", "set_limits"),
+    ("node_agent.client", "GrpcAgent", "suspend_volumes"),
+    ("node_agent.client", "GrpcAgent", "resume_volumes"),
+    ("node_agent.client", "GrpcAgent", "create_snapshots"),
+    ("node_agent.client", "GrpcAgent", "delete_snapshots"),
 )
 
 
@@ -93,7 +93,9 @@ class Steps:
         return step
 
     def _armed(self) -> bool:
-        if not self._when and (self._folder / "go").exists():
+        if not (self._folder / "go").exists():
+            self._count, self._at, self._when = 0, 0, ""
+        elif not self._when:
             at, self._when = (self._folder / "arm").read_text().split()
             self._at = int(at)
         return bool(self._when)

@@ -10,6 +10,7 @@ records.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -105,7 +106,12 @@ class Scene:
         ]
         return {
             "logical volumes": Counter(_comparable(line) for line in volumes.split("\n") if line),
-            "devices": Counter(_comparable(line) for line in devices.split("\n") if line),
+            # The devices of the thin pool itself come and go with LVM's activation.
+            "devices": Counter(
+                _comparable(line)
+                for line in devices.split("\n")
+                if line and (not line.startswith("vg0-thin") or "Suspended" in line)
+            ),
             "mounts": Counter(
                 " ".join(_comparable(line).split()[3:6]) for line in mounts.split("\n") if line
             ),
@@ -359,15 +365,36 @@ def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any,
     return picture, steps
 
 
+@pytest.fixture(scope="module")
+def scenes(lab: Lab) -> Iterator[dict[str, Scene]]:
+    """The cluster of each victim, as long as it is sound."""
+    scenes: dict[str, Scene] = {}
+    yield scenes
+    for scene in scenes.values():
+        _tear_down(lab, scene)
+
+
 @pytest.fixture(
-    scope="module",
     params=[
         pytest.param(victim, marks=pytest.mark.xdist_group(f"crash-{victim}"))
         for victim in ("node", "controller")
     ],
 )
-def scene(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Scene]:
-    victim = request.param
+def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) -> Iterator[Scene]:
+    """A scene in which nothing is left of the test before, also if that failed."""
+    victim: str = request.param
+    if victim not in scenes:
+        scenes[victim] = _build(lab, victim)
+    scene = scenes.pop(victim)
+    empty = scene.picture()
+    yield scene
+    if not scene.victim_ended() and scene.picture() == empty:
+        scenes[victim] = scene
+    else:
+        _tear_down(lab, scene)
+
+
+def _build(lab: Lab, victim: str) -> Scene:
     node = lab.add_node(NODE, disks=(4 << 30,))
     cluster = Deployment(lab, [node], pools=(Pool(),), name=f"crash-{victim}")
     folder = Path("/run/steps") if victim == "node" else lab.folder / "steps"
@@ -378,9 +405,13 @@ def scene(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Scene]:
         cluster.controller_entry = entry
     cluster.start()
     node.run(["mkdir", "-p", STAGING, str(Path(TARGET).parent)])
-    yield Scene(cluster, victim, folder, iter(range(1, 1 << 30)))
-    cluster.close()
-    lab.remove_node(node)
+    return Scene(cluster, victim, folder, iter(range(1, 1 << 30)))
+
+
+def _tear_down(lab: Lab, scene: Scene) -> None:
+    scene.cluster.close()
+    lab.remove_node(scene.node)
+    shutil.rmtree(scene.cluster.folder)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
