@@ -1,10 +1,10 @@
 """Whatever step a process dies at, the repeated call leaves what an uninterrupted one leaves.
 
 The steps are not listed here: an uninterrupted run finds them (see ``killed_at_step.py``), then
-the process is killed right before and right after each of them, started again, and the call is
-repeated, as the sidecars and kubelet do. What the node and the store hold then is compared with
-what the uninterrupted run left: logical volumes and their tags, device-mapper devices, mounts,
-records.
+the process is killed right before the first and right after each of them (which is right before
+the next), started again, and the call is repeated, as the sidecars and kubelet do. What the node
+and the store hold then is compared with what the uninterrupted run left: logical volumes and their
+tags, device-mapper devices, mounts, records.
 """
 
 from __future__ import annotations
@@ -422,9 +422,8 @@ def test_a_repeated_call_leaves_what_an_uninterrupted_one_leaves(scene: Scene, n
     assert scene.picture() == empty
     if not steps:
         pytest.skip(f"{name} takes no step in the {scene.victim}")
-    for step in range(1, len(steps) + 1):
-        for when in ("before", "after"):
-            told = f"killed {when} step {step}: {steps[step - 1]}"
-            found, _ = _run(scene, operation, step, when)
-            assert found == expected, told
-            assert scene.picture() == empty, f"left after {told}"
+    for step, when in [(1, "before"), *((n + 1, "after") for n in range(len(steps)))]:
+        told = f"killed {when} step {step}: {steps[step - 1]}"
+        found, _ = _run(scene, operation, step, when)
+        assert found == expected, told
+        assert scene.picture() == empty, f"left after {told}"
