@@ -23,6 +23,7 @@ from cluster.model import (
     SourceKind,
     Volume,
     VolumeSpec,
+    to_json,
 )
 from csi.rpc import csi_pb2 as pb
 from lab.csi_client import MODES, NodeClient, block, mount
@@ -30,6 +31,8 @@ from lab.paths import PYTHON
 from node_agent import tls
 from node_agent.client import GrpcAgent
 from node_agent.interceptors import ObservedChannel
+from node_agent.rpc import node_agent_pb2 as pb_agent
+from node_agent.rpc.node_agent_pb2_grpc import NodeAgentStub
 
 if TYPE_CHECKING:
     from lab.node import GuestProcess, Node
@@ -85,8 +88,9 @@ class AgentNode:
         layout: Layout = LINEAR,
         limits: IoLimits = UNLIMITED,
         source: Served | Snapshot | None = None,
+        wait: bool = True,
     ) -> Served:
-        """A volume; the encrypted one with its key."""
+        """A volume; the encrypted one with its key. Without ``wait`` it is not asked for yet."""
         spec = VolumeSpec(
             pool="default",
             provision=provision,
@@ -105,8 +109,19 @@ class AgentNode:
             limits=limits,
             source=_source(source),
         )
-        until_done(lambda: self.agent.create_volume(wanted))
+        if wait:
+            until_done(lambda: self.agent.create_volume(wanted))
         return Served(self, wanted, {"encryptionKey": "correct horse"} if encrypted else {})
+
+    def create_once(self, wanted: Volume) -> None:
+        """Ask for it with so short a deadline that only the first part of a copy gets done."""
+        request = pb_agent.CreateVolumeRequest(
+            volume_id=wanted.id,
+            size_bytes=wanted.size_bytes,
+            record=to_json(wanted),
+            source_snapshot_id=wanted.source.id if wanted.source else "",
+        )
+        NodeAgentStub(self._channel).CreateVolume(request, timeout=1.5)
 
     def snapshot(self, *volumes: Served) -> list[Snapshot]:
         """Snapshots of all of them, cut together."""
@@ -132,6 +147,9 @@ class AgentNode:
             self.node.run(["umount", "-l", path])
         self.node.sh("rm -rf /run/xlss/targets/*; rm -rf --one-file-system /var/lib/kubelet")
         inventory = self.agent.inventory()
+        # Half-made copies first: they read the snapshots, on which thick volumes depend.
+        for half_made in (volume for volume in inventory.volumes if not volume.complete):
+            self.agent.delete_volume(half_made.id)
         self.agent.delete_snapshots([snapshot.id for snapshot in inventory.snapshots])
         for volume in inventory.volumes:
             self.agent.delete_volume(volume.id)
