@@ -5,12 +5,12 @@ Sizes of the strings: CSI 1.13, "Size Limits" and the comments at ``VolumeCapabi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from cluster.errors import InvalidArgument
 from cluster.model import AccessType
 from csi.rpc import csi_pb2 as pb
+from host.mount_options import parse_mount_options
 from node_agent.toml_table import nearest
 
 FILESYSTEMS = ("ext4", "xfs", "btrfs")
@@ -23,11 +23,6 @@ MODES_SUPPORTED = READER_MODES | {
 }
 
 _MAX_FLAGS_BYTES = 4096
-_FLAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:=/@%+-]*")
-# What kubelet adds for a pod with an SELinux level: quoted, because of the comma in it.
-_CONTEXT = re.compile(r'context="[A-Za-z0-9_.:,-]*"')
-# They would change what is mounted, or where.
-_FLAGS_REFUSED = frozenset({"bind", "rbind", "move", "remount", "loop", "offset", "sizelimit"})
 _MAX_GROUP = (1 << 32) - 2  # gid_t without -1, which means "no change" to chown(2)
 
 
@@ -84,12 +79,10 @@ def _mode(message: pb.VolumeCapability) -> str:
 def _mount_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
     if sum(len(flag) for flag in flags) > _MAX_FLAGS_BYTES:
         raise InvalidArgument(f"mount_flags are longer than {_MAX_FLAGS_BYTES} bytes")
-    for flag in flags:
-        if not _FLAG.fullmatch(flag) and not _CONTEXT.fullmatch(flag):
-            raise InvalidArgument("mount_flags contain what is no mount option")
-        if flag.partition("=")[0] in _FLAGS_REFUSED:
-            raise InvalidArgument(f"mount option {flag!r} is not permitted")
-    return flags
+    try:
+        return parse_mount_options(flags)
+    except ValueError as error:
+        raise InvalidArgument(f"mount_flags: {error}") from error
 
 
 def _group(text: str) -> int | None:
