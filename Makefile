@@ -16,7 +16,8 @@ SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
 # Lab nodes are processes with their own memory: two at work suit two cores and 8 GiB.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := -n $(WORKERS) --dist loadgroup
+# A file to a worker (tests/conftest.py), in their order: the long ones in the lab come first.
+PARALLEL := -n $(WORKERS) --no-loadscope-reorder
 
 .PHONY: help demo test unit lab sanity bench lint format generate wheel clean distclean
 
@@ -54,7 +55,7 @@ lint: ## Style, types, layers, and that the generated code is that of the protoc
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(PYTEST) -q tests/unit/test_protocols.py
 
 format: ## Format the code and mend what ruff can mend
