@@ -8,12 +8,16 @@ Nothing of it is listed by operation: the functions through which everything goe
 what passes is counted. What only reads is left out: dying before or after it is the same as dying
 after the step before it or before the next.
 
+The process is a child of this one and started again as soon as it is killed, as a supervisor
+would; what it imports is loaded before, so that this takes no time. ``FOLDER/deaths`` counts.
+
 ``FOLDER/arm`` holds "N before", "N after" or "0 trace"; it is taken when ``FOLDER/go`` appears,
 and from then on steps are counted and written to ``FOLDER/steps``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import os
@@ -40,6 +44,7 @@ NODE_STEPS = (
     ("node_agent.targets", "Targets", "put"),
     ("node_agent.targets", "Targets", "remove"),
 )
+_PR_SET_PDEATHSIG = 1
 _READING = {"lvs", "vgs", "pvs", "version", "blkid", "stat", "fullreport"}
 _READING_IOCTLS = {"VERSION", "DEV_STATUS", "TABLE_STATUS", "LIST_DEVICES"}
 CONTROLLER_STEPS = (
@@ -102,6 +107,7 @@ class Steps:
 
     def _kill_if(self, number: int, when: str) -> None:
         if number == self._at and when == self._when:
+            (self._folder / "go").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -121,17 +127,28 @@ def _words(arguments: tuple[Any, ...]) -> str:
     )[:200]
 
 
-def main() -> None:
+def main() -> int:
     folder, process = Path(sys.argv[1]), sys.argv[2]
     steps = Steps(folder)
+    importlib.import_module(f"csi.{process}.main")
     for module_name, class_name, function in NODE_STEPS if process == "node" else CONTROLLER_STEPS:
         module = importlib.import_module(module_name)
         owner = getattr(module, class_name) if class_name else module
         name = f"{class_name or module_name}.{function}"
         setattr(owner, function, steps.wrap(name, getattr(owner, function)))
     sys.argv = ["xlss", *sys.argv[2:]]
-    importlib.import_module("cli.main").main()
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        child = os.fork()
+        if child == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            return int(importlib.import_module("cli.main").main())
+        _, status = os.waitpid(child, 0)
+        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+            return os.waitstatus_to_exitcode(status)
+        with (folder / "deaths").open("a") as deaths:
+            deaths.write("killed\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

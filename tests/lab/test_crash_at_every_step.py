@@ -36,6 +36,7 @@ SIZE = 64 * MIB
 STAGING, TARGET = "/var/lib/kubelet/staging/v", "/var/lib/kubelet/pods/p/v"
 NODE = "n1"
 AGAIN_SECONDS = 60.0
+DYING_SECONDS = 10.0
 
 
 @dataclass
@@ -78,16 +79,23 @@ class Scene:
         text = self._shell(f"cd {self.folder}; rm -f go; cat steps 2>/dev/null || true")
         return text.splitlines()
 
-    def restart_victim(self) -> None:
-        if self.victim == "node":
-            self.cluster.start_agent(NODE)
-        else:
-            self.cluster.start_controller()
+    def deaths(self) -> int:
+        return int(self._shell(f"{{ cat {self.folder}/deaths 2>/dev/null || true; }} | wc -l"))
 
-    def victim_ended(self) -> bool:
+    def wait_for_death(self, before: int) -> bool:
+        """The last step's "after" may come when the call has been answered already."""
+        deadline = time.monotonic() + DYING_SECONDS
+        while self.deaths() == before:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def wait_for_victim(self) -> None:
         if self.victim == "node":
-            return not self.cluster.agent(NODE).alive
-        return self.cluster.controller_ended()
+            self.cluster.wait_for_agent(NODE)
+        else:
+            self.cluster.wait_for_controller()
 
     # What is there
 
@@ -343,20 +351,17 @@ def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any,
     scene.made.clear()
     for action in operation.before:
         _again(lambda action=action: action(scene))  # type: ignore[misc]
+    deaths = scene.deaths()
     scene.arm(step, when)
     try:
         operation.act(scene)
     except grpc.RpcError as error:
         code = error.code()  # type: ignore[attr-defined]
         assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED), error
-    steps = scene.disarm()
     if step:
-        # The last step's "after" may come when the call has been answered already.
-        deadline = time.monotonic() + 10
-        while not scene.victim_ended() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert scene.victim_ended(), f"step {step} {when} was not reached: {steps}"
-        scene.restart_victim()
+        assert scene.wait_for_death(deaths), f"step {step} {when} was not reached"
+    steps = scene.disarm()
+    scene.wait_for_victim()
     _again(lambda: operation.act(scene))
     operation.check(scene)
     picture = scene.picture()
@@ -388,7 +393,7 @@ def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) ->
     scene = scenes.pop(victim)
     empty = scene.picture()
     yield scene
-    if not scene.victim_ended() and scene.picture() == empty:
+    if scene.picture() == empty:
         scenes[victim] = scene
     else:
         _tear_down(lab, scene)
