@@ -209,7 +209,7 @@ def from_object(cls: type[_T], value: object) -> _T:
 def _parse(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for brackets without end
         raise DataLoss(f"record is not JSON: {error}") from error
 
 

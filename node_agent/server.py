@@ -6,13 +6,15 @@ Errors are raised as they come; ``node_agent/interceptors.py`` maps them to code
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
-from cluster.errors import InvalidArgument
+from cluster.errors import DataLoss, InvalidArgument
 from cluster.model import Snapshot, Volume, snapshot_from_json, volume_from_json
 from node_agent import tls, wire
 from node_agent.agent import NodeAgent
@@ -27,6 +29,8 @@ _LONGEST_WAIT_SECONDS = 300.0
 # Many wait for LVM, which takes one command a group at a time; few work at the same moment.
 _MAX_WORKERS = 32
 _MAX_RECORD_BYTES = 64 << 10
+
+_Record = TypeVar("_Record", Volume, Snapshot)
 
 
 class AgentServer:
@@ -159,9 +163,17 @@ def _wait(context: grpc.ServicerContext) -> float:
     return min(max(remaining - _ANSWER_SECONDS, 0.0), _LONGEST_WAIT_SECONDS)
 
 
+def _read(reader: Callable[[str], _Record], text: str) -> _Record:
+    """The record of a request: one that cannot be read is the caller's mistake, not a loss."""
+    try:
+        return reader(text)
+    except DataLoss as error:
+        raise InvalidArgument(str(error)) from error
+
+
 def _volume(request: pb.CreateVolumeRequest) -> Volume:
     """The record, with what the request says besides: both have to agree."""
-    volume = volume_from_json(request.record)
+    volume = _read(volume_from_json, request.record)
     source = request.source_snapshot_id or request.source_volume_id
     if volume.id != request.volume_id or (volume.source.id if volume.source else "") != source:
         raise InvalidArgument("the record is of another volume than the request")
@@ -169,7 +181,7 @@ def _volume(request: pb.CreateVolumeRequest) -> Volume:
 
 
 def _snapshot(cut: pb.Cut) -> Snapshot:
-    snapshot = snapshot_from_json(cut.record)
+    snapshot = _read(snapshot_from_json, cut.record)
     if (snapshot.id, snapshot.volume_id) != (cut.snapshot_id, cut.volume_id):
         raise InvalidArgument("the record is of another snapshot than the request")
     return snapshot

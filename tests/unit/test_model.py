@@ -85,6 +85,7 @@ def test_a_source_that_is_null_is_no_source() -> None:
         "[]",
         "{}",
         "null",
+        "[" * 100_000,
         '{"id":"v1","name":"n","size_bytes":"many","spec":{"pool":"p"},"phase":"ready"}',
         '{"id":"v1","name":"n","size_bytes":true,"spec":{"pool":"p"},"phase":"ready"}',
         '{"id":"v1","name":"n","size_bytes":1,"spec":"p","phase":"ready"}',
