@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import grpc
 
-from cluster.errors import DataLoss, InvalidArgument
+from cluster.errors import DataLoss, InvalidArgument, OutOfRange
 from cluster.model import Snapshot, Volume, snapshot_from_json, volume_from_json
 from node_agent import tls, wire
 from node_agent.agent import NodeAgent
@@ -29,6 +29,8 @@ _LONGEST_WAIT_SECONDS = 300.0
 # Many wait for LVM, which takes one command a group at a time; few work at the same moment.
 _MAX_WORKERS = 32
 _MAX_RECORD_BYTES = 64 << 10
+# No node has more, and LVM cannot even read a size of 16 EiB and above.
+_MAX_BYTES = 1 << 60
 
 _Record = TypeVar("_Record", Volume, Snapshot)
 
@@ -114,7 +116,7 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
         self, request: pb.ExpandVolumeRequest, context: grpc.ServicerContext
     ) -> pb.ExpandVolumeResponse:
         size_bytes, pool = self._agent.expand_volume(
-            request.volume_id, request.size_bytes, request.limit_bytes
+            request.volume_id, _possible(request.size_bytes), request.limit_bytes
         )
         return pb.ExpandVolumeResponse(size_bytes=size_bytes, pool=wire.pool_to_wire(pool))
 
@@ -177,7 +179,14 @@ def _volume(request: pb.CreateVolumeRequest) -> Volume:
     source = request.source_snapshot_id or request.source_volume_id
     if volume.id != request.volume_id or (volume.source.id if volume.source else "") != source:
         raise InvalidArgument("the record is of another volume than the request")
-    return replace(volume, size_bytes=request.size_bytes, limit_bytes=request.limit_bytes)
+    size_bytes = _possible(request.size_bytes)
+    return replace(volume, size_bytes=size_bytes, limit_bytes=request.limit_bytes)
+
+
+def _possible(size_bytes: int) -> int:
+    if size_bytes > _MAX_BYTES:
+        raise OutOfRange(f"{size_bytes} bytes are more than any volume can have")
+    return size_bytes
 
 
 def _snapshot(cut: pb.Cut) -> Snapshot:
