@@ -58,7 +58,7 @@ class NodeAgent:
         self.logical = LogicalVolumes(self._pools, lambda spec: thin_usage(self.mapper, spec))
         self.devices = Devices(runner, self.mapper, self.logical)
         cuts = Cuts(self.logical, self.devices, runner, config.cgroup_root)
-        self.volumes = NodeVolumes(self.logical, self.devices, cuts, self.locks, self._jobs)
+        self.volumes = NodeVolumes(runner, self.logical, self.devices, cuts, self.locks, self._jobs)
         self._snapshots = NodeSnapshots(self.volumes, self.logical, cuts, self.locks, self._jobs)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
         self.reporter = Reporter(config, self.logical, self.devices, self.targets, runner)

@@ -31,6 +31,7 @@ class _Job:
         self.reads = frozenset(reads)
         self.done_bytes = 0
         self.total_bytes = 0
+        self.started = False
         self.cancelled = False
         self.finished = threading.Event()
         self.error: Exception | None = None
@@ -42,9 +43,9 @@ class _Job:
 
     @property
     def progress(self) -> str:
-        if not self.total_bytes:
+        if not self.started:
             return f"{self.what}: waiting for its turn"
-        return f"{self.what}: {100 * self.done_bytes // self.total_bytes} % done"
+        return f"{self.what}: {100 * self.done_bytes // max(1, self.total_bytes)} % done"
 
 
 class Jobs:
@@ -143,6 +144,7 @@ class Jobs:
     def _run(self, key: str, job: _Job, work: Callable[[Report], None]) -> None:
         try:
             self._await_turn(job)
+            job.started = True
             try:
                 _log.info("%s begins", job.what)
                 work(job.report)

@@ -357,7 +357,7 @@ class LogicalVolumes:
     def _require_thin_room(self, pool: _Pool, size_bytes: int) -> None:
         """Raises NoSpace. In the pool's turn, so that no two requests count on the same room."""
         thin = pool.report.thin
-        if thin is None:
+        if thin is None or pool.report.trouble:
             trouble = pool.report.trouble or "it has no thin pool"
             raise NoSpace(f"pool {pool.spec.name} takes no thin volumes: {trouble}")
         usage = self.usage(pool.spec) or ThinUsage(

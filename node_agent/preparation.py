@@ -94,11 +94,10 @@ class Preparation:
         return self._volumes.mark(entry, State.USED, unique=True), device
 
     def _require_filesystem(self, device: str, kind: str) -> None:
-        try:
-            filesystem.size_on(device, kind)
-        except Refused:
-            found = signature.probe(self._runner, device)
+        # Also the first touch of the device, by a child: a disk that hangs must not hold the agent.
+        found = signature.probe(self._runner, device)
+        if found is None or found.kind != kind:
             carries = "no known signature" if found is None else str(found)
             raise Refused(
                 f"{device} should carry {kind}, and carries {carries}: it is left as it is"
-            ) from None
+            )

@@ -30,8 +30,9 @@ from cluster.model import (
     to_json,
     volume_from_json,
 )
-from host import block_device
+from host import block_device, block_worker
 from host import errors as host
+from host.command import Runner
 from host.lvm.model import LINEAR, Layout, Raid1, Striped
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
@@ -45,8 +46,15 @@ _log = logging.getLogger(__name__)
 
 class NodeVolumes:
     def __init__(
-        self, volumes: LogicalVolumes, devices: Devices, cuts: Cuts, locks: Locks, jobs: Jobs
+        self,
+        runner: Runner,
+        volumes: LogicalVolumes,
+        devices: Devices,
+        cuts: Cuts,
+        locks: Locks,
+        jobs: Jobs,
     ) -> None:
+        self._runner = runner
         self._volumes = volumes
         self._devices = devices
         self._cuts = cuts
@@ -248,7 +256,8 @@ class NodeVolumes:
             self.mark(entry, State.BLANK)
 
     def _wipe(self, entry: Entry, report: Report) -> None:
-        block_device.zero_all(entry.path, lambda done: report(done, entry.size_bytes))
+        size = entry.size_bytes
+        block_worker.zero(self._runner, entry.path, lambda done: report(done, size))
         self.mark(entry, State.BLANK)
 
     def _copy(self, entry: Entry, wanted: Volume, source: Entry, report: Report) -> None:
@@ -263,9 +272,9 @@ class NodeVolumes:
 
         if not entry.thin and wanted.spec.access is AccessType.MOUNT:
             block_device.zero_edges(entry.path)
-        block_device.copy(reading.path, entry.path, copied, skip_zeros=entry.thin)
+        block_worker.copy(self._runner, reading.path, entry.path, copied, skip_zeros=entry.thin)
         if not entry.thin and wanted.spec.access is AccessType.BLOCK:
-            block_device.zero_all(entry.path, copied, begin=source.size_bytes)
+            block_worker.zero(self._runner, entry.path, copied, begin=source.size_bytes)
         self._remove_scratch(wanted.id)
         self.mark(entry, State.USED, unique=False)
 

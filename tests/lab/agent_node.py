@@ -113,15 +113,23 @@ class AgentNode:
             until_done(lambda: self.agent.create_volume(wanted))
         return Served(self, wanted, {"encryptionKey": "correct horse"} if encrypted else {})
 
-    def create_once(self, wanted: Volume) -> None:
-        """Ask for it with so short a deadline that only the first part of a copy gets done."""
+    def progress(self, wanted: Volume) -> str:
+        """Ask for it with a short deadline, until the answer is how far its copy is; or "done"."""
         request = pb_agent.CreateVolumeRequest(
             volume_id=wanted.id,
             size_bytes=wanted.size_bytes,
             record=to_json(wanted),
-            source_snapshot_id=wanted.source.id if wanted.source else "",
+            source_snapshot_id=_id_of(wanted, SourceKind.SNAPSHOT),
+            source_volume_id=_id_of(wanted, SourceKind.VOLUME),
         )
-        NodeAgentStub(self._channel).CreateVolume(request, timeout=1.5)
+        while True:
+            try:
+                NodeAgentStub(self._channel).CreateVolume(request, timeout=3)
+            except Unavailable as error:
+                if "copy of" in str(error):
+                    return str(error)
+            else:
+                return "done"
 
     def snapshot(self, *volumes: Served) -> list[Snapshot]:
         """Snapshots of all of them, cut together."""
@@ -286,3 +294,7 @@ def _source(source: Served | Snapshot | None) -> Source | None:
     if isinstance(source, Snapshot):
         return Source(SourceKind.SNAPSHOT, source.id)
     return Source(SourceKind.VOLUME, source.id)
+
+
+def _id_of(volume: Volume, kind: SourceKind) -> str:
+    return volume.source.id if volume.source and volume.source.kind is kind else ""

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import Busy, OutOfRange, Refused, Unavailable
 from cluster.model import AccessType, Layout, LayoutKind, Provision
-from tests.lab.agent_node import MIB, AgentNode, Served
+from tests.lab.agent_node import MIB, AgentNode, Served, until_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,19 +222,35 @@ def test_layouts_over_several_disks(home: AgentNode, layout: Layout) -> None:
 
 
 def test_a_long_copy_goes_on_behind_the_request_and_its_source_stays(home: AgentNode) -> None:
-    origin = home.create(size=512 * MIB, access=BLOCK, provision=Provision.THICK).serve()
+    origin = home.create(access=BLOCK, provision=Provision.THICK).serve()
+    origin.write("kept")
     (snapshot,) = home.snapshot(origin)
-    copy = home.create("copy", 512 * MIB, access=BLOCK, provision=Provision.THICK, wait=False)
-    assert copy.record.source is None
-    with pytest.raises(Unavailable, match="wipe of volume"):
-        home.create_once(copy.record)
-    copy = home.create(
-        "restored", 512 * MIB, access=BLOCK, provision=Provision.THICK, source=snapshot, wait=False
-    )
-    with pytest.raises(Unavailable, match=f"copy of snapshot {snapshot.id}"):
-        home.create_once(copy.record)
+    device = f"vg0-snap--{snapshot.id}"
+    home.node.run(["dmsetup", "suspend", device])  # whoever reads from it waits
+    copy = home.create("copy", access=BLOCK, provision=Provision.THICK, source=snapshot, wait=False)
+    for _ in range(2):
+        assert "% done" in home.progress(copy.record)
     with pytest.raises(Busy, match=f"snapshot {snapshot.id} is being read"):
         home.agent.delete_snapshots([snapshot.id])
     assert not home.agent.get_volume(copy.id).complete
+    with pytest.raises(Unavailable, match="still being filled"):
+        home.agent.expand_volume(copy.id, 2 * size, 0)
+    home.node.run(["pkill", "-CONT", "-f", "[b]lock_worker_process"])
+    until_done(lambda: home.agent.create_volume(copy.record))
+    copy.serve()
+    assert home.node.run(["head", "-c", "4", copy.target]).text == "kept"
+
+
+def test_a_half_made_copy_is_deleted_with_everything_that_it_needed(home: AgentNode) -> None:
+    origin = home.create(access=BLOCK, provision=Provision.THICK).serve()
+    origin.write("kept")
+    copy = home.create("copy", access=BLOCK, provision=Provision.THICK, source=origin, wait=False)
+    home.progress(copy.record)
+    home.kill()
+    assert f"vol-{copy.id}" in home.node.run(["lvs", "vg0"]).text
+    home.start()
     home.agent.delete_volume(copy.id)
-    home.agent.delete_snapshots([snapshot.id])
+    inventory = home.agent.inventory()
+    assert [volume.id for volume in inventory.volumes] == [origin.id]
+    left = home.node.run(["lvs", "--noheadings", "-o", "lv_name", "vg0"]).text
+    assert sorted(left.split()) == ["thin", f"vol-{origin.id}"]
