@@ -126,10 +126,15 @@ def requests(
     return st.one_of(*[_bent(good, vocabulary)] * 4, grown)
 
 
-def swept(message: Message) -> Iterator[Message]:
-    """The message with one part replaced: every part, by every hostile value for its kind."""
+def swept(message: Message, *, maps: bool = True) -> Iterator[Message]:
+    """The message with one part replaced: every part, by every hostile value for its kind.
+
+    Without ``maps`` their keys and values stay as they are.
+    """
     for path in _paths(message):
         part = path[-1][0]
+        if _is_map(part) and not maps:
+            continue
         for value in _hostile_values(part, message, path):
             bent = type(message)()
             bent.CopyFrom(message)
