@@ -167,7 +167,7 @@ def _judge(request: PlacementRequest, node: NodeView) -> tuple[int, str]:
     pool = next((pool for pool in node.pools if pool.name == name), None)
     if pool is None:
         return 0, f": no pool {name!r}"
-    if request.spec.provision is Provision.THIN and pool.thin is None:
+    if request.spec.provision is Provision.THIN and pool.thin is None and not pool.trouble:
         return 0, f": pool {name!r} has no thin pool"
     free, reason = room(pool, request.spec)
     if reason:

@@ -7,6 +7,7 @@ runs through the same entry point and the same configuration files that a person
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -172,7 +173,7 @@ class Deployment:
         self.start_agent(name)
 
     def close(self) -> None:
-        """End the controller and the agents; the lab removes the files."""
+        """End the controller and the agents, and remove the files."""
         for name in list(self._agents):
             if self.nodes[name].running and self._agents[name].alive:
                 self.stop_agent(name, signal.SIGKILL)
@@ -180,6 +181,7 @@ class Deployment:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+        shutil.rmtree(self.folder)
 
     # Clients, which live as long as the deployment
 

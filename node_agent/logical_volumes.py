@@ -108,6 +108,7 @@ class LogicalVolumes:
         ``usage`` asks the kernel how full a thin pool is, without waiting; None: not active.
         """
         self.usage = usage
+        self._look_mutex = threading.Lock()
         self._pools = {
             spec.name: _Pool(spec, source) for source in pools.values() for spec in source.specs
         }
@@ -123,17 +124,22 @@ class LogicalVolumes:
     def look_everywhere(self) -> None:
         """Look afresh at all pools; one that hangs or cannot be looked at says so in its report."""
         until = time.monotonic() + _LOOK_SECONDS
-        for pool in self._pools.values():
+        looks = [(pool, self._looking(pool)) for pool in self._pools.values()]
+        for pool, looking in looks:
+            looking.join(max(0.0, until - time.monotonic()))
+            if looking.is_alive():
+                pool.report = replace(pool.report, trouble="LVM does not answer")
+
+    def _looking(self, pool: _Pool) -> threading.Thread:
+        """The look at a pool that is under way, for all who ask; started where there is none."""
+        with self._look_mutex:
             if pool.looking is None or not pool.looking.is_alive():
-                pool.looking = threading.Thread(
+                looking = threading.Thread(
                     target=self._try_to_look, args=(pool,), name="look", daemon=True
                 )
-                pool.looking.start()
-        for pool in self._pools.values():
-            if pool.looking is not None:
-                pool.looking.join(max(0.0, until - time.monotonic()))
-                if pool.looking.is_alive():
-                    pool.report = replace(pool.report, trouble="LVM does not answer")
+                looking.start()
+                pool.looking = looking
+            return pool.looking
 
     def find(self, kind: Kind, identifier: str) -> Entry | None:
         """What memory has. None says nothing about what is there."""

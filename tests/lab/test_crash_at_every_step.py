@@ -10,7 +10,6 @@ tags, device-mapper devices, mounts, records.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -416,7 +415,6 @@ def _build(lab: Lab, victim: str) -> Scene:
 def _tear_down(lab: Lab, scene: Scene) -> None:
     scene.cluster.close()
     lab.remove_node(scene.node)
-    shutil.rmtree(scene.cluster.folder)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
