@@ -5,6 +5,8 @@ Errors are raised as they come; ``node_agent/interceptors.py`` maps them to code
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from cluster.errors import InvalidArgument, NotFound
@@ -41,7 +43,7 @@ class NodeService(pb_grpc.NodeServicer):
     def NodeStageVolume(
         self, request: pb.NodeStageVolumeRequest, context: grpc.ServicerContext
     ) -> pb.NodeStageVolumeResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "staging_target_path", "volume_capability")
         path = parse_path(request.staging_target_path, "staging_target_path")
         self._stager.stage(volume_id, path, _capability(request), request.secrets)
         return pb.NodeStageVolumeResponse()
@@ -49,7 +51,7 @@ class NodeService(pb_grpc.NodeServicer):
     def NodeUnstageVolume(
         self, request: pb.NodeUnstageVolumeRequest, context: grpc.ServicerContext
     ) -> pb.NodeUnstageVolumeResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "staging_target_path")
         path = parse_path(request.staging_target_path, "staging_target_path")
         self._stager.unstage(volume_id, path)
         return pb.NodeUnstageVolumeResponse()
@@ -57,7 +59,7 @@ class NodeService(pb_grpc.NodeServicer):
     def NodePublishVolume(
         self, request: pb.NodePublishVolumeRequest, context: grpc.ServicerContext
     ) -> pb.NodePublishVolumeResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "target_path", "volume_capability")
         target = parse_path(request.target_path, "target_path")
         staging = parse_path(request.staging_target_path, "staging_target_path")
         self._publisher.publish(
@@ -73,21 +75,21 @@ class NodeService(pb_grpc.NodeServicer):
     def NodeUnpublishVolume(
         self, request: pb.NodeUnpublishVolumeRequest, context: grpc.ServicerContext
     ) -> pb.NodeUnpublishVolumeResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "target_path")
         self._publisher.unpublish(volume_id, parse_path(request.target_path, "target_path"))
         return pb.NodeUnpublishVolumeResponse()
 
     def NodeGetVolumeStats(
         self, request: pb.NodeGetVolumeStatsRequest, context: grpc.ServicerContext
     ) -> pb.NodeGetVolumeStatsResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "volume_path")
         path = _volume_path(request.volume_path)
         return pb.NodeGetVolumeStatsResponse(usage=self._stats.usage(volume_id, path))
 
     def NodeExpandVolume(
         self, request: pb.NodeExpandVolumeRequest, context: grpc.ServicerContext
     ) -> pb.NodeExpandVolumeResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request, "volume_path")
         path = _volume_path(request.volume_path)
         wanted = request.capacity_range
         if wanted.required_bytes < 0 or wanted.limit_bytes < 0:
@@ -102,7 +104,7 @@ class NodeService(pb_grpc.NodeServicer):
     def NodeGetVolumeHealth(
         self, request: pb.NodeGetVolumeHealthRequest, context: grpc.ServicerContext
     ) -> pb.NodeGetVolumeHealthResponse:
-        volume_id = _volume_id(request.volume_id)
+        volume_id = _volume_id(request)
         path = request.volume_publish_path or request.staging_target_path
         health = volume_health(self._agent, volume_id, _volume_path(path) if path else "")
         return pb.NodeGetVolumeHealthResponse(volume_health=health)
@@ -133,8 +135,16 @@ class NodeService(pb_grpc.NodeServicer):
         )
 
 
-def _volume_id(text: str) -> str:
-    return require_id(Kind.VOLUME, text, "volume_id")
+def _volume_id(request: Any, *required: str) -> str:
+    """The identifier, once all required fields are there.
+
+    A field that is missing is an invalid argument, also where the volume would not be found.
+    """
+    for field in ("volume_id", *required):
+        given = request.HasField(field) if field == "volume_capability" else getattr(request, field)
+        if not given:
+            raise InvalidArgument(f"{field} is missing")
+    return require_id(Kind.VOLUME, request.volume_id, "volume_id")
 
 
 def _capability(
