@@ -9,10 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from cluster.agents import Inventory, PoolReport, SnapshotReport, VolumeReport
-from cluster.errors import InvalidArgument
+from cluster.errors import InvalidArgument, Unavailable
 from cluster.identifiers import Kind as IdKind
 from cluster.identifiers import require_id
 from cluster.model import IoLimits, Snapshot, Volume
@@ -108,9 +109,10 @@ class NodeAgent:
 
     def get_volume(self, volume_id: str) -> VolumeReport:
         require_id(IdKind.VOLUME, volume_id, "volume_id")
-        pool = self.logical.require(Kind.VOLUME, volume_id).pool.name
-        self.logical.look(pool)
         entry = self.logical.require(Kind.VOLUME, volume_id)
+        with suppress(Unavailable):  # then memory answers, and its health tells why
+            self.logical.look(entry.pool.name)
+            entry = self.logical.require(Kind.VOLUME, volume_id)
         problems = self.reporter.problems(entry)
         return replace(
             self.reporter.volume(entry),

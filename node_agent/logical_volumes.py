@@ -335,9 +335,7 @@ class LogicalVolumes:
         try:
             status = pool.source.status(pool.spec.name)
         except HostError as error:
-            pool.fresh = False
-            pool.report = replace(pool.report, trouble=str(error))
-            raise Unavailable(f"pool {pool.spec.name}: {error}") from error
+            status = PoolStatus(pool.spec, None, str(error))
         pool.status, pool.report = status, pool_report(status)
         pool.fresh = status.state is not None
         if status.state is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from cluster.errors import Unavailable
+from cluster.errors import Busy, Unavailable
 from cluster.identifiers import Kind, new_id
 from cluster.model import (
     AccessType,
@@ -65,6 +66,7 @@ class AgentNode:
             f"{settings}\n{pools}"
         )
         self._process: GuestProcess | None = None
+        self._threads = ThreadPoolExecutor(4)
 
     def start(self) -> None:
         self.node.put(CONFIG, self._config.encode())
@@ -89,10 +91,11 @@ class AgentNode:
         limits: IoLimits = UNLIMITED,
         source: Served | Snapshot | None = None,
         wait: bool = True,
+        pool: str = "default",
     ) -> Served:
         """A volume; the encrypted one with its key. Without ``wait`` it is not asked for yet."""
         spec = VolumeSpec(
-            pool="default",
+            pool=pool,
             provision=provision,
             layout=layout,
             access=access,
@@ -113,6 +116,16 @@ class AgentNode:
             until_done(lambda: self.agent.create_volume(wanted))
         return Served(self, wanted, {"encryptionKey": "correct horse"} if encrypted else {})
 
+    def spawn_create(self, name: str, **options: Any) -> Future[object]:
+        """Ask for a volume in a thread: for what is expected to take its time or to fail."""
+        wanted = self.create(name, wait=False, **options).record
+        return self._threads.submit(self.agent.create_volume, wanted)
+
+    def when_open(self, pool: str) -> None:
+        """Wait until a pool works."""
+        while any(one.trouble for one in self.agent.pools(fresh=True) if one.name == pool):
+            time.sleep(0.2)
+
     def progress(self, wanted: Volume) -> str:
         """Ask for it with a short deadline, until the answer is how far its copy is; or "done"."""
         request = pb_agent.CreateVolumeRequest(
@@ -125,7 +138,7 @@ class AgentNode:
         while True:
             try:
                 NodeAgentStub(self._channel).CreateVolume(request, timeout=3)
-            except Unavailable as error:
+            except (Unavailable, Busy) as error:  # Busy: with a request that was given up
                 if "copy of" in str(error):
                     return str(error)
             else:
@@ -178,6 +191,7 @@ class AgentNode:
         self.start()
 
     def close(self) -> None:
+        self._threads.shutdown()
         self.csi.close()
         self._channel.close()
 
@@ -209,7 +223,8 @@ class Served:
 
     @property
     def logical(self) -> str:
-        return f"/dev/vg0/vol-{self.id}"
+        group = "vg0" if self.record.spec.pool == "default" else "vg1"
+        return f"/dev/{group}/vol-{self.id}"
 
     def capability(self, mode: str = "SINGLE_NODE_WRITER", **options: Any) -> pb.VolumeCapability:
         number = MODES.Mode.Value(mode)

@@ -222,12 +222,16 @@ def test_layouts_over_several_disks(home: AgentNode, layout: Layout) -> None:
 
 
 def test_a_long_copy_goes_on_behind_the_request_and_its_source_stays(home: AgentNode) -> None:
-    origin = home.create(access=BLOCK, provision=Provision.THICK).serve()
+    size = 512 * MIB
+    origin = home.create(size=size, access=BLOCK, provision=Provision.THICK).serve()
     origin.write("kept")
     (snapshot,) = home.snapshot(origin)
-    device = f"vg0-snap--{snapshot.id}"
-    home.node.run(["dmsetup", "suspend", device])  # whoever reads from it waits
-    copy = home.create("copy", access=BLOCK, provision=Provision.THICK, source=snapshot, wait=False)
+    # Whoever copies is stopped in the middle of it.
+    stop = "until pkill -STOP -f '[b]lock_worker_process'; do sleep 0.01; done"
+    home.node.spawn(["bash", "-c", stop], log="/run/stop.log")
+    copy = home.create(
+        "copy", size, access=BLOCK, provision=Provision.THICK, source=snapshot, wait=False
+    )
     for _ in range(2):
         assert "% done" in home.progress(copy.record)
     with pytest.raises(Busy, match=f"snapshot {snapshot.id} is being read"):
