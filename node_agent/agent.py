@@ -16,6 +16,7 @@ from cluster.agents import Inventory, PoolReport, SnapshotReport, VolumeReport
 from cluster.errors import InvalidArgument, Unavailable
 from cluster.identifiers import Kind as IdKind
 from cluster.identifiers import require_id
+from cluster.locks import Locks
 from cluster.model import IoLimits, Snapshot, Volume
 from host.command import Runner
 from host.device_mapper import DeviceMapper
@@ -30,7 +31,6 @@ from node_agent.inventory import Reporter
 from node_agent.jobs import Jobs
 from node_agent.labels import Kind
 from node_agent.limits import Limiter
-from node_agent.locks import Locks
 from node_agent.logical_volumes import LogicalVolumes
 from node_agent.pool_report import thin_usage
 from node_agent.snapshots import NodeSnapshots

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from cluster.errors import AlreadyExists, Busy, Unavailable
+from cluster.locks import Locks
 from cluster.model import Snapshot, snapshot_from_json, to_json
 from host import errors as host
 from node_agent.cuts import Cuts
 from node_agent.jobs import Jobs
 from node_agent.labels import Kind, Label, State
-from node_agent.locks import Locks
 from node_agent.logical_volumes import Entry, LogicalVolumes
 from node_agent.suspensions import Suspensions
 from node_agent.volumes import NodeVolumes

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster.errors import Refused
+from cluster.locks import Locks
 from host.resume_guard import ResumeGuard
 from node_agent.cuts import Cuts
-from node_agent.locks import Locks
 from node_agent.logical_volumes import Entry
 
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from cluster.errors import (
     Refused,
     Unavailable,
 )
+from cluster.locks import Locks
 from cluster.model import (
     ENCRYPTION_BYTES,
     AccessType,
@@ -38,7 +39,6 @@ from node_agent.cuts import Cuts
 from node_agent.devices import Devices
 from node_agent.jobs import Jobs, Report
 from node_agent.labels import Kind, Label, State
-from node_agent.locks import Locks
 from node_agent.logical_volumes import Entry, LogicalVolumes, rounded
 
 _log = logging.getLogger(__name__)
