@@ -61,7 +61,7 @@ def enter_private_root() -> None:
     check(libc.umount2(b"/mnt", MNT_DETACH), "umount the old root")
 
 
-def mount_system(share: str) -> None:
+def mount_system(share: str, project: str) -> None:
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=755")
@@ -72,6 +72,8 @@ def mount_system(share: str) -> None:
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     subtree = pathlib.Path("/sys/fs/cgroup/cgroup.subtree_control")
     subtree.write_text(" ".join(f"+{name}" for name in CGROUP_CONTROLLERS))
+    if not pathlib.Path(project).exists():  # a clone in /tmp, behind the node's own
+        mount("none", project, "hostfs", MS_RDONLY, project)
     mount("none", share, "hostfs", 0, share)
     check(libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SHARED), None), "share /")
     pathlib.Path("/run/lock").mkdir(exist_ok=True)
@@ -111,7 +113,7 @@ def reap_until(server: int) -> None:
 def main() -> None:
     environment = {key: os.environ[key] for key in ("NODE", "INDEX", "SHARE", "PROJECT", "UDEV")}
     enter_private_root()
-    mount_system(environment["SHARE"])
+    mount_system(environment["SHARE"], environment["PROJECT"])
     configure_network(environment["NODE"], int(environment["INDEX"]))
     subprocess.run(["/sbin/modprobe", "-a", "dm-mod", "loop"], check=False)
     if environment["UDEV"] == "1":
