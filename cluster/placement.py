@@ -106,13 +106,13 @@ def matches(topology: Segments, wanted: Segments) -> bool:
 
 def room(pool: PoolReport, spec: VolumeSpec) -> tuple[int, str]:
     """The size of the largest volume of that kind the pool can take, and why when that is 0."""
-    if pool.trouble:
-        return 0, pool.trouble
     if spec.provision is Provision.THIN:
         free, reason = _thin_room(pool)
     else:
         free, reason = _thick_room(pool, spec.layout)
-    return max(0, free - (ENCRYPTION_BYTES if spec.encrypted else 0)), reason
+    free = max(0, free - (ENCRYPTION_BYTES if spec.encrypted else 0))
+    # A pool may have a trouble that does not concern this kind of volume: its room tells.
+    return free, reason if free else pool.trouble or reason
 
 
 def footprint(pool: PoolReport, spec: VolumeSpec, size_bytes: int) -> Footprint:

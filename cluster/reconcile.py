@@ -245,6 +245,8 @@ class Reconciler:
                     if node in picture.inventories:
                         report = picture.volume_reports.get((node, volume.id))
                         yield from self._replica(entry, node, report)
+                    elif node not in picture.silent:
+                        yield _not_configured(node, "volume", volume)
 
     def _replica(
         self, entry: Entry[Volume], node: str, report: VolumeReport | None
@@ -295,6 +297,8 @@ class Reconciler:
                 if node in picture.inventories and report is None:
                     text = f"snapshot {snapshot.id} ({snapshot.name}) has no logical volume"
                     yield Difference(DifferenceKind.MISSING, node, snapshot.id, text)
+                elif node not in picture.inventories and node not in picture.silent:
+                    yield _not_configured(node, "snapshot", snapshot)
 
     def _group(self, entry: Entry[Group], picture: _Picture) -> Iterator[Difference]:
         group = entry.item
@@ -351,6 +355,11 @@ class Reconciler:
 def _orphan(node: str, what: str, identifier: str) -> Difference:
     text = f"{what} {identifier} is tagged as ours, but no record has it there"
     return Difference(DifferenceKind.ORPHAN, node, identifier, text)
+
+
+def _not_configured(node: str, what: str, item: Volume | Snapshot) -> Difference:
+    text = f"{what} {item.id} ({item.name}) is on {node}, which is no node of the configuration"
+    return Difference(DifferenceKind.MISSING, node, item.id, text)
 
 
 def _limits_differ(volume: Volume, report: VolumeReport) -> bool:

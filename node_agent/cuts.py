@@ -16,8 +16,9 @@ from host import mount
 from host.command import Runner
 from host.resume_guard import ResumeGuard
 from node_agent.devices import Devices
+from node_agent.entries import Entry
 from node_agent.labels import Label
-from node_agent.logical_volumes import Entry, LogicalVolumes
+from node_agent.logical_volumes import LogicalVolumes
 
 _log = logging.getLogger(__name__)
 # A cut takes one command of LVM; the kernel warns of hanging writers after 120 s.

@@ -19,7 +19,8 @@ from host.device_mapper import DeviceInfo, DeviceMapper
 from host.errors import InUse
 from host.linear_device import ensure_linear, remove_if_present, resize_linear
 from host.mount_table import Mount
-from node_agent.logical_volumes import Entry, LogicalVolumes
+from node_agent.entries import Entry
+from node_agent.logical_volumes import LogicalVolumes
 
 PREFIX = "xlss-"
 _CRYPT, _READ_ONLY = f"{PREFIX}crypt-", f"{PREFIX}ro-"

@@ -14,7 +14,7 @@ from host.errors import CommandFailed, CommandStuck, HostError
 from host.lvm.model import Kind as LvKind
 from host.lvm.pools import PoolStatus
 from host.mount_table import Mount
-from node_agent.logical_volumes import Entry
+from node_agent.entries import Entry
 from node_agent.pool_report import ThinUsage
 
 _READ_SECONDS = 10.0

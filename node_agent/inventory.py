@@ -16,9 +16,10 @@ from host.mount_table import Mount
 from node_agent import health
 from node_agent.config import NodeConfig
 from node_agent.devices import Devices, volume_of_source
+from node_agent.entries import Entry
 from node_agent.health import Problem
 from node_agent.labels import Kind, State
-from node_agent.logical_volumes import Entry, LogicalVolumes
+from node_agent.logical_volumes import LogicalVolumes
 from node_agent.pool_report import ThinUsage
 from node_agent.targets import Targets
 from node_agent.version import VERSION

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.agents import PoolReport
@@ -21,11 +21,18 @@ from cluster.errors import NoSpace, NotFound, Unavailable
 from cluster.placement import Footprint, less
 from host import block_device
 from host.errors import HostError
-from host.lvm.model import LINEAR, GroupState, Layout, LogicalVolume, Striped
+from host.lvm.model import LINEAR, Layout, Striped
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import Pools, PoolStatus
-from node_agent.labels import Kind, Label, changed_tags, lv_name, parse_label
-from node_agent.pool_report import ThinUsage, fullness, pool_report, with_usage
+from node_agent.entries import Entry, sort_out
+from node_agent.labels import Kind, Label, changed_tags, lv_name
+from node_agent.pool_report import (
+    ThinUsage,
+    fullness,
+    pool_report,
+    with_usage,
+    without_room,
+)
 
 _log = logging.getLogger(__name__)
 # One command takes a fraction of a second. Where one takes so long, the disks hang, and those who
@@ -33,30 +40,6 @@ _log = logging.getLogger(__name__)
 _HANGING_SECONDS = 15.0
 _LOOK_SECONDS = 10.0
 _NODE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One logical volume of ours. ``size_bytes`` is what its device has."""
-
-    pool: PoolSpec
-    label: Label
-    size_bytes: int
-    thin: bool
-    origin: str = ""  # name of the origin of a copy-on-write snapshot
-    seen: LogicalVolume | None = None  # as LVM showed it last; None since its creation
-
-    @property
-    def group(self) -> str:
-        return self.pool.volume_group
-
-    @property
-    def name(self) -> str:
-        return self.label.name
-
-    @property
-    def path(self) -> str:
-        return f"/dev/{self.group}/{self.name}"
 
 
 class _Pool:
@@ -128,7 +111,7 @@ class LogicalVolumes:
         for pool, looking in looks:
             looking.join(max(0.0, until - time.monotonic()))
             if looking.is_alive():
-                pool.report = replace(pool.report, trouble="LVM does not answer")
+                pool.report = without_room(pool.report, "LVM does not answer")
 
     def _looking(self, pool: _Pool) -> threading.Thread:
         """The look at a pool that is under way, for all who ask; started where there is none."""
@@ -361,7 +344,7 @@ class LogicalVolumes:
     def _require_thin_room(self, pool: _Pool, size_bytes: int) -> None:
         """Raises NoSpace. In the pool's turn, so that no two requests count on the same room."""
         thin = pool.report.thin
-        if thin is None or pool.report.trouble:
+        if thin is None or not thin.virtual_limit_bytes:
             trouble = pool.report.trouble or "it has no thin pool"
             raise NoSpace(f"pool {pool.spec.name} takes no thin volumes: {trouble}")
         usage = self.usage(pool.spec) or ThinUsage(
@@ -381,24 +364,3 @@ def rounded(size_bytes: int, pool: PoolReport, layout: Layout = LINEAR) -> int:
     """The size that LVM gives: whole extents on each stripe."""
     unit = pool.extent_bytes * (layout.stripes if isinstance(layout, Striped) else 1)
     return -(-size_bytes // unit) * unit
-
-
-def sort_out(spec: PoolSpec, state: GroupState) -> tuple[dict[str, Entry], tuple[str, ...]]:
-    """Which logical volumes of a group are ours, by name; and the full names of those that are not.
-
-    The thin pool itself is neither.
-    """
-    sizes = {volume.name: volume.size_bytes for volume in state.logical_volumes}
-    ours: dict[str, Entry] = {}
-    foreign: list[str] = []
-    for volume in state.logical_volumes:
-        label = parse_label(volume.tags)
-        thin = volume.pool is not None
-        if label is not None and label.name == volume.name:
-            cow = volume.origin if volume.origin and not thin else ""
-            # LVM reports the size of the store of a copy-on-write snapshot, not that of its device.
-            size = sizes.get(cow, volume.size_bytes) if cow else volume.size_bytes
-            ours[volume.name] = Entry(spec, label, size, thin, cow, volume)
-        elif volume.name != spec.thin_pool:
-            foreign.append(f"{volume.vg}/{volume.name}")
-    return ours, tuple(foreign)

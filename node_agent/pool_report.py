@@ -40,7 +40,7 @@ def pool_report(status: PoolStatus) -> PoolReport:
         thick_total_bytes=group.size_bytes,
         thick_free_bytes=group.free_bytes if whole else 0,
         disk_free_bytes=tuple(disk.free_bytes if whole else 0 for disk in state.physical_volumes),
-        thin=None if thin is None else _thin_report(spec, thin, usable=whole and not thin.health),
+        thin=None if thin is None else _thin_report(spec, thin, usable=whole and thin.active),
         trouble=status.trouble,
     )
 
@@ -52,8 +52,19 @@ def _thin_report(spec: PoolSpec, thin: ThinPool, *, usable: bool) -> ThinPoolRep
         used_bytes=thin.data_used_bytes,
         metadata_used=thin.metadata_used,
         virtual_bytes=thin.virtual_bytes,
-        virtual_limit_bytes=int(thin.size_bytes * spec.overcommit) if usable else 0,
+        virtual_limit_bytes=(
+            int(thin.size_bytes * spec.overcommit) if usable and not thin.health else 0
+        ),
         chunk_bytes=thin.chunk_bytes,
+    )
+
+
+def without_room(report: PoolReport, trouble: str) -> PoolReport:
+    """The pool as it is while nothing can be made in it."""
+    thin = None if report.thin is None else replace(report.thin, virtual_limit_bytes=0)
+    none_free = (0,) * len(report.disk_free_bytes)
+    return replace(
+        report, thick_free_bytes=0, disk_free_bytes=none_free, thin=thin, trouble=trouble
     )
 
 

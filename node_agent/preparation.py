@@ -15,8 +15,8 @@ from host.command import Runner
 from host.device_mapper import device_number
 from host.errors import NotBlank, Refused
 from node_agent.devices import Devices
+from node_agent.entries import Entry
 from node_agent.labels import State
-from node_agent.logical_volumes import Entry
 from node_agent.volumes import NodeVolumes, spec_of
 
 # Copies get a UUID that is the same at every attempt, as it may be half-written.

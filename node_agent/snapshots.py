@@ -11,9 +11,10 @@ from cluster.locks import Locks
 from cluster.model import Snapshot, snapshot_from_json, to_json
 from host import errors as host
 from node_agent.cuts import Cuts
+from node_agent.entries import Entry
 from node_agent.jobs import Jobs
 from node_agent.labels import Kind, Label, State
-from node_agent.logical_volumes import Entry, LogicalVolumes
+from node_agent.logical_volumes import LogicalVolumes
 from node_agent.suspensions import Suspensions
 from node_agent.volumes import NodeVolumes
 

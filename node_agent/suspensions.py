@@ -17,7 +17,7 @@ from cluster.errors import Refused
 from cluster.locks import Locks
 from host.resume_guard import ResumeGuard
 from node_agent.cuts import Cuts
-from node_agent.logical_volumes import Entry
+from node_agent.entries import Entry
 
 _log = logging.getLogger(__name__)
 

@@ -37,9 +37,10 @@ from host.command import Runner
 from host.lvm.model import LINEAR, Layout, Raid1, Striped
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
+from node_agent.entries import Entry
 from node_agent.jobs import Jobs, Report
 from node_agent.labels import Kind, Label, State
-from node_agent.logical_volumes import Entry, LogicalVolumes, rounded
+from node_agent.logical_volumes import LogicalVolumes, rounded
 
 _log = logging.getLogger(__name__)
 

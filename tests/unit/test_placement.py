@@ -63,7 +63,7 @@ def test_every_refusal_says_which_node_and_why() -> None:
         node("n1", 3 * GIB),
         node("n2", trouble="agent unreachable"),
         NodeView("n3"),
-        with_pool(node("n4"), trouble="a disk is missing"),
+        with_pool(node("n4", 0), trouble="a disk is missing"),
         node("n5", zone="z2"),
         with_pool(node("n6", zone="z1"), thick_free_bytes=4 * GIB - MIB),
     ]
@@ -260,6 +260,16 @@ requests = st.builds(
 )
 
 
+def test_a_trouble_of_the_pool_is_a_reason_only_where_it_leaves_no_room() -> None:
+    thin = node("n1").pools[0].thin
+    assert thin is not None
+    full = replace(thin, virtual_limit_bytes=0)
+    view = with_pool(node("n1"), thin=full, trouble="thin pool t is full")
+
+    assert place(request(spec=THICK), [view]).nodes == ("n1",)
+    assert place(request(spec=THIN), [view]).refused == ("n1/fast: thin pool t is full",)
+
+
 @given(requests, clusters())
 def test_every_node_is_either_chosen_with_room_or_refused_with_a_reason(
     wanted: PlacementRequest, nodes: list[NodeView]
@@ -271,7 +281,6 @@ def test_every_node_is_either_chosen_with_room_or_refused_with_a_reason(
         view = by_name[name]
         (pool,) = (pool for pool in view.pools if pool.name == wanted.spec.pool)
         assert not view.trouble
-        assert not pool.trouble
         assert wanted.source_nodes is None or name in wanted.source_nodes
         assert not wanted.requisite or any(
             matches(view.topology, term) for term in wanted.requisite

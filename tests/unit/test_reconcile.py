@@ -98,6 +98,17 @@ def test_what_is_recorded_and_not_there_is_reported(world: World) -> None:
     assert world.volumes.get(made.id) == made
 
 
+def test_what_is_on_a_node_that_left_the_configuration_is_reported(world: World) -> None:
+    origin = world.create("origin", THIN, preferred=on("n2"))
+    cut = world.snapshots.create("cut", origin.id)
+    del world.nodes.nodes["n2"]
+    found = world.reconciler.run_once()
+    assert {(each.kind, each.node, each.object_id, each.mended) for each in found} == {
+        ("missing", "n2", origin.id, False),
+        ("missing", "n2", cut.id, False),
+    }
+
+
 def test_of_a_node_that_does_not_answer_nothing_is_said(world: World) -> None:
     for name in ("n1", "n2"):
         volume = world.create(name, THIN, requisite=on(name))
