@@ -315,20 +315,25 @@ def processes_of_session(session: int) -> set[int]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_of_a_lab_whose_process_dies(number: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT],
+        # A shell starts what is in the background with SIGINT ignored, and Python keeps to that.
+        ["env", "--default-signal=INT,TERM", sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=PROJECT,
         start_new_session=True,
     )
     assert parent.stdout is not None
-    with parent, parent.stdout:
-        assert parent.stdout.readline() == b"up\n"
-        processes = processes_of_session(parent.pid)
-        assert len(processes) > 4
-        network = Path(f"/proc/{parent.pid}/ns/net").readlink()
-        parent.send_signal(number)
-        parent.wait(30)
+    try:
+        with parent.stdout:
+            assert parent.stdout.readline() == b"up\n"
+            processes = processes_of_session(parent.pid)
+            assert len(processes) > 4
+            network = Path(f"/proc/{parent.pid}/ns/net").readlink()
+            parent.send_signal(number)
+            parent.wait(30)
+    finally:
+        parent.kill()
+        parent.wait()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
     assert network not in {link.readlink() for link in living_networks()}
 
