@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,14 @@ from node_agent.toml_table import ConfigError
 _log = logging.getLogger(__name__)
 # sysexits.h: what a supervisor may take as "starting again will not help".
 EXIT_CONFIG = 78
+_M_ARENA_MAX = -8  # mallopt(3)
 
 
 def run_daemon(name: str, arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; failures are logged, not raised."""
     options = _parser(name).parse_args(arguments)
+    # One heap for all threads: they take turns anyway, and each further heap costs memory.
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     try:
         return _controller(options) if name == "controller" else _node(options)
     except ConfigError as error:
