@@ -7,12 +7,14 @@ like acknowledged ones, and a snapshot is right only if it holds an unbroken beg
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab.record_format import Found, State, place_of
+
+NEVER = 1 << 64
+"""Beyond every number of a record."""
 
 
 class Written(NamedTuple):
@@ -61,7 +63,7 @@ class Verdict:
     damaged: tuple[int, ...]
     """Places with a broken record where no write was under way."""
     impossible: tuple[Written, ...]
-    """There, but no writer can have left them there: never written, or behind a successor's back."""
+    """There, but not by any writer: never written, or written behind a successor's back."""
     both_sides: tuple[Written, ...]
     """Acknowledged after a later writer had begun without them: two sides were writing."""
     unfinished: tuple[int, ...]
@@ -99,7 +101,7 @@ class _Judgement:
         expected = self._expected(there)
         both_sides = self._left_behind()
         for place, found in enumerate(self._places):
-            self._look(place, found, expected.get(place), place in there)
+            self._look(place, found, expected.get(place), there.get(place))
         return Verdict(
             lost=tuple(sorted(self._lost)),
             damaged=tuple(self._damaged),
@@ -137,11 +139,10 @@ class _Judgement:
             highest[written.epoch] = max(written.number, highest.get(written.epoch, 0))
         expected: dict[int, Written] = {}
         for session in self._later:
-            known = next((old for old in self._journal if old.epoch == session.epoch), None)
-            last = max(known.last if known else 0, highest.get(session.epoch, 0) - 1)
-            successor = _succeeded_at(session, self._journal)
-            last = min(last, _succeeded_at(session, self._later))
-            last = int(successor) if successor < math.inf else int(last)
+            last = _succeeded_at(session, self._journal)
+            if last == NEVER:
+                proven = max(self._known_last(session), highest.get(session.epoch, 0) - 1)
+                last = min(proven, _succeeded_at(session, self._later))
             for number in range(max(session.first, last + 1 - len(self._places)), last + 1):
                 place = place_of(number, len(self._places))
                 if place not in expected or expected[place].number < number:
@@ -163,31 +164,35 @@ class _Judgement:
                         self._lost.add(written)
         return both_sides
 
-    def _look(self, place: int, found: Found, expected: Written | None, belongs: bool) -> None:
-        least = expected.number if expected else 0
+    def _look(
+        self, place: int, found: Found, expected: Written | None, there: Written | None
+    ) -> None:
         if found.state is State.DAMAGED:
-            if self._under_way(place, least):
+            if self._under_way(place, expected.number if expected else 0):
                 self._unfinished.append(place)
                 return
             self._damaged.append(place)
-        written = Written(found.epoch, found.number)
-        newer = belongs and written.number > least
-        if expected and written != expected and not newer:
+        newer = there is not None and expected is not None and there.number > expected.number
+        if expected is not None and there != expected and not newer:
             self._lost.add(expected)
 
     def _under_way(self, place: int, least: int) -> bool:
         """Whether a record beyond `least` may just have been being written at this place."""
         for session in self._later:
-            known = next((old for old in self._journal if old.epoch == session.epoch), None)
-            begin = max(least, known.last if known else session.found) + 1
-            end = int(min(session.last + session.ahead, _succeeded_at(session, self._later)))
+            begin = max(least, self._known_last(session)) + 1
+            end = min(session.last + session.ahead, _succeeded_at(session, self._later))
             end = min(end, begin + len(self._places) - 1)
             if any(place_of(n, len(self._places)) == place for n in range(begin, end + 1)):
                 return True
         return False
 
+    def _known_last(self, session: Session) -> int:
+        """The last record that the writer had acknowledged by the earlier journal."""
+        known = [old.last for old in self._journal if old.epoch == session.epoch]
+        return known[0] if known else session.found
 
-def _succeeded_at(session: Session, journal: Journal) -> float:
-    """The last record that all later writers found; infinity if there are none."""
+
+def _succeeded_at(session: Session, journal: Journal) -> int:
+    """The last record that all later writers found; NEVER if there are none."""
     later = [other.found for other in journal if other.epoch > session.epoch]
-    return min(later, default=math.inf)
+    return min(later, default=NEVER)

@@ -16,6 +16,7 @@ at the first error, which it tells.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -98,6 +99,13 @@ class Host:
     def tell(self, **message: Any) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def end(self, **message: Any) -> None:
+        """Tell the last, and wait until the host has it: it hangs up then."""
+        self.tell(**message)
+        self._socket.shutdown(socket.SHUT_WR)
+        while self._socket.recv(CHUNK):
+            pass
+
     def look(self, wait: bool) -> None:
         """Take in what the host has said; `wait` for something if there is nothing."""
         try:
@@ -132,20 +140,18 @@ def write(request: dict[str, Any]) -> int:
     if not request["path"].startswith("/dev/"):
         flags |= os.O_CREAT
     host = Host(request["address"], request["port"])
-    number = 0
     try:
         with closing(Region(request, flags)) as region:
             found = region.last()
             host.tell(found=found)
             host.look(wait=True)  # it knows of this writer before there is anything to find
-            number = found + 1
-            write_on(region, host, request, number)
+            write_on(region, host, request, found + 1)
     except ConnectionError:
         return 1  # nobody is there to be told
     except OSError as error:
-        host.tell(errno=error.errno or 0, error=f"{type(error).__name__}: {error}")
+        host.end(errno=error.errno or errno.EIO, error=f"{type(error).__name__}: {error}")
         return 2
-    host.tell(stopped=True)
+    host.end(stopped=True)
     return 0
 
 

@@ -14,6 +14,7 @@ Judge a volume that nobody writes, or a snapshot (see `Records.check`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import secrets
 import socket
@@ -206,7 +207,8 @@ class Writer:
             if ending is not None:
                 return ending
             if lines:
-                connection.sendall(got.to_bytes(8, "big"))
+                with contextlib.suppress(OSError):  # what it said last may still be to be read
+                    connection.sendall(got.to_bytes(8, "big"))
         return None
 
     def _take(self, lines: list[bytes]) -> Ending | None:
@@ -293,7 +295,7 @@ class Records:
         By this process's clock: over a failover it is what the application had to wait.
         """
         arrivals = sorted(time for session in self.journal() for time in session.acknowledged)
-        return max((b - a for a, b in zip(arrivals, arrivals[1:], strict=False)), default=0.0)
+        return max((b - a for a, b in itertools.pairwise(arrivals)), default=0.0)
 
     def _request(self, path: str) -> dict[str, Any]:
         return self._region | {"path": path, "run": self._run.hex()}

@@ -1,0 +1,293 @@
+"""The lab's faults do what they say, to nobody else, and are undone by one call."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.errors import CommandFailed, CommandTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lab.lab import Lab
+    from lab.node import Node
+
+pytestmark = pytest.mark.lab
+
+MIB = 1 << 20
+LISTEN = """
+import socket, time
+listener = socket.create_server(("", 7777))
+kept = []
+while True:
+    kept.append(listener.accept())
+"""
+CONNECT_AND_WATCH = """
+import socket, sys, time
+connection = socket.create_connection((sys.argv[1], 7777), 5)
+connection.settimeout(3)
+print("connected", flush=True)
+try:
+    print("closed" if not connection.recv(1) else "data")
+except TimeoutError:
+    print("silence")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes(make_module_nodes: Callable[..., list[Node]]) -> list[Node]:
+    return make_module_nodes(3, disks=(64 * MIB,), memory=256 * MIB)
+
+
+@pytest.fixture
+def healed(lab: Lab, nodes: list[Node]) -> list[Node]:
+    """Three nodes with every fault undone, by the call that is tested here."""
+    lab.heal()
+    return nodes
+
+
+def reaches(one: Node, address: str, seconds: float = 0.7) -> bool:
+    """Whether a refusal comes back from a port where nobody listens."""
+    argv = ["timeout", str(seconds), "bash", "-c", f"</dev/tcp/{address}/9"]
+    return one.run(argv, check=False).returncode == 1
+
+
+def reached(lab: Lab, nodes: list[Node]) -> set[str]:
+    """The pairs, like "n1>n2", between which packets go there and back; h is the host."""
+    targets = [(node.name, node.address) for node in nodes] + [("h", lab.host_address)]
+    return {
+        f"{node.name}>{name}"
+        for node in nodes
+        for name, address in targets
+        if name != node.name and reaches(node, address)
+    }
+
+
+def everything(nodes: list[Node]) -> set[str]:
+    names = [node.name for node in nodes]
+    return {f"{one}>{two}" for one in names for two in (*names, "h") if one != two}
+
+
+def test_two_nodes_cut_off_each_other_reach_everybody_else(lab: Lab, healed: list[Node]) -> None:
+    a, b, _ = healed
+    pair = {f"{a.name}>{b.name}", f"{b.name}>{a.name}"}
+    for direction in ("both", "in", "out"):
+        a.cut_from(b, direction)
+        assert reached(lab, healed) == everything(healed) - pair, direction
+    b.join_with(a)
+    assert reached(lab, healed) == everything(healed)
+
+
+def test_a_cut_in_one_direction_lets_the_other_through(healed: list[Node]) -> None:
+    a, b, _ = healed
+    a.cut_from(b, "in")
+    packet = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('{}', 9999))"
+    receive = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 9999));"
+        "print('bound', flush=True); s.settimeout(4); print(s.recv(10))"
+    )
+    neighbours = "ip neigh replace {} dev eth0 lladdr {} nud permanent"
+    for one, two in ((a, b), (b, a)):
+        mac = two.run(["cat", "/sys/class/net/eth0/address"]).text
+        one.sh(neighbours.format(two.address, mac))
+    for sender, receiver, arrives in ((a, b, True), (b, a, False)):
+        listener = receiver.spawn(["python3", "-c", receive], log="/run/receive.log")
+        while "bound" not in listener.log():
+            time.sleep(0.05)
+        sender.run(["python3", "-c", packet.format(receiver.address)])
+        assert (listener.wait() == 0) is arrives
+    for one, two in ((a, b), (b, a)):
+        one.sh(f"ip neigh del {two.address} dev eth0")
+
+
+def test_a_node_without_the_arbiter_reaches_the_others(lab: Lab, healed: list[Node]) -> None:
+    a, b, _ = healed
+    a.cut_from("host")
+    a.cut_from(b)
+    lost = {f"{a.name}>h", f"{a.name}>{b.name}", f"{b.name}>{a.name}"}
+    assert reached(lab, healed) == everything(healed) - lost
+    a.join_with(b)
+    assert reached(lab, healed) == everything(healed) - {f"{a.name}>h"}
+    a.join()
+    assert reached(lab, healed) == everything(healed)
+
+
+def test_a_cut_from_one_outlasts_a_cut_from_all_and_a_reboot(lab: Lab, healed: list[Node]) -> None:
+    a, b, c = healed
+    a.cut_from(b)
+    a.cut("in")
+    assert not reaches(a, c.address)
+    a.cut()
+    assert not reaches(a, c.address)
+    a.restart()
+    assert not reaches(a, c.address)
+    lab.heal()
+    assert reached(lab, healed) == everything(healed)
+
+
+@pytest.mark.parametrize("direction", ["both", "in", "out"])
+def test_what_a_node_sends_or_gets_is_delayed(healed: list[Node], direction: str) -> None:
+    a, b, _ = healed
+    assert reaches(a, b.address, 5)  # the neighbours are known: what follows is one exchange
+    a.disturb("delay 1500ms", direction)
+    assert not reaches(b, a.address, 1.0)
+    assert reaches(b, a.address, 10.0)
+    a.cut_from(b)
+    assert not reaches(b, a.address, 10.0)
+    a.join()
+    a.disturb("loss 100%", direction)
+    assert not reaches(b, a.address, 2.0)
+    a.disturb("")
+    assert reaches(b, a.address, 1.0)
+
+
+def test_a_clock_is_wrong_until_it_is_healed(lab: Lab, healed: list[Node]) -> None:
+    a, b, _ = healed
+
+    def ahead(node: Node) -> float:
+        return float(node.run(["date", "+%s.%N"]).text) - time.time()
+
+    monotonic = ["python3", "-c", "import time; print(time.monotonic())"]
+    before = float(a.run(monotonic).text)
+    a.shift_clock(-86400)
+    assert -86500 < ahead(a) < -86300
+    a.shift_clock(7200)
+    assert 7100 < ahead(a) < 7300
+    assert abs(ahead(b)) < 100
+    assert before < float(a.run(monotonic).text) < before + 600
+    lab.heal()
+    assert abs(ahead(a)) < 100
+
+
+def test_a_process_is_paused_by_name_and_by_id(lab: Lab, healed: list[Node]) -> None:
+    node = healed[0]
+    script = "while :; do date +%s.%N >/run/beat; sleep 0.05; done"
+    process = node.spawn(["bash", "-c", script], log="/run/beat.log")
+
+    def beats() -> bool:
+        def look() -> str:
+            return node.run(["cat", "/run/beat"], check=False).text
+
+        before = look()
+        time.sleep(1)
+        return look() != before
+
+    assert beats()
+    node.pause_process("[/]run/beat")
+    assert not beats()
+    node.resume_process("[/]run/beat")
+    assert beats()
+    node.pause_process(process.pid)
+    assert not beats()
+    lab.heal()
+    assert beats()
+    process.kill()
+    with pytest.raises(CommandFailed):
+        node.pause_process("no such process")
+
+
+def test_a_paused_machine_says_nothing_and_goes_on(lab: Lab, healed: list[Node]) -> None:
+    a, b, _ = healed
+    process = a.spawn(["sleep", "1000"], log="/run/sleep.log")
+    a.pause()
+    assert not reaches(b, a.address)
+    assert a.running
+    with pytest.raises(CommandTimeout):
+        a.run(["true"], timeout=2)
+    lab.heal()
+    assert reaches(b, a.address, 5)
+    assert process.alive
+    process.kill()
+    a.pause()
+    a.kill()
+    a.start()
+
+
+def test_the_peers_of_a_dead_machine_hear_nothing(healed: list[Node]) -> None:
+    a, b, _ = healed
+    b.spawn(["python3", "-c", LISTEN], log="/run/listen.log")
+    while ":7777" not in b.run(["ss", "-ltn"]).text:
+        time.sleep(0.05)
+    watcher = a.spawn(["python3", "-c", CONNECT_AND_WATCH, b.address], log="/run/watch.log")
+    while "connected" not in watcher.log():
+        time.sleep(0.05)
+    b.kill()
+    watcher.wait()
+    assert watcher.log().split() == ["connected", "silence"]
+    b.start()
+
+
+@pytest.mark.parametrize(("silently", "heard"), [(True, "silence"), (False, "Connection")])
+def test_the_host_hears_of_a_power_cut_unless_it_is_silent(
+    lab: Lab, healed: list[Node], silently: bool, heard: str
+) -> None:
+    node = healed[2]
+    node.spawn(["python3", "-c", LISTEN], log="/run/listen.log")
+    while ":7777" not in node.run(["ss", "-ltn"]).text:
+        time.sleep(0.05)
+    argv = ["python3", "-c", CONNECT_AND_WATCH, node.address]
+    watcher = lab.spawn(argv, log=f"watch-{silently}.log")
+    while "connected" not in watcher.log():
+        time.sleep(0.05)
+    node.kill(silently=silently)
+    watcher.wait()
+    assert heard in watcher.log()
+    node.start()
+
+
+def test_a_disk_errs_hangs_and_recovers(lab: Lab, healed: list[Node]) -> None:
+    node = healed[0]
+    disk = node.faulty_disk("/dev/ubdb")
+    assert node.faulty_disk("/dev/ubdb") is disk
+
+    def write(letter: str) -> bool:
+        script = f"printf %512s | tr ' ' {letter} | dd of={disk.path} oflag=direct,dsync"
+        return node.sh(script, check=False).returncode == 0
+
+    def read() -> str | None:
+        script = f"dd if={disk.path} bs=512 count=1 iflag=direct status=none"
+        result = node.sh(script, check=False)
+        return result.text[:1] if result.returncode == 0 else None
+
+    assert write("a")
+    disk.fail()
+    assert (write("b"), read()) == (False, None)
+    disk.fail_writes()
+    assert (write("b"), read()) == (False, "a")
+    disk.lose_writes()
+    assert (write("b"), read()) == (True, "a")
+    disk.recover()
+    assert (write("c"), read()) == (True, "c")
+    for then, passes in ((disk.recover, True), (disk.fail, False)):
+        disk.hang()
+        script = f"dd if=/dev/zero of={disk.path} bs=512 count=1 oflag=direct,dsync"
+        hanging = node.spawn(["bash", "-c", script], log="/run/hanging.log")
+        with pytest.raises(CommandTimeout):
+            hanging.wait(1)
+        then()
+        assert (hanging.wait() == 0) is passes
+    lab.heal()
+    assert write("d")
+    disk.fail()
+    node.restart()
+    assert read() == "d", "it is there after a reboot, and healthy"
+
+
+def test_a_new_node_does_not_inherit_the_cuts_of_its_number(lab: Lab, healed: list[Node]) -> None:
+    a, b, _ = healed
+    gone = lab.add_node(memory=256 * MIB)
+    gone.cut_from(a)
+    gone.cut("out")
+    lab.remove_node(gone)
+    successor = lab.add_node(memory=256 * MIB)
+    try:
+        assert successor.index == gone.index
+        assert reaches(successor, a.address, 3)
+        assert reaches(successor, b.address, 3)
+    finally:
+        lab.remove_node(successor)
