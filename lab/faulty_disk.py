@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lab.node import Node
 
+FAULTS = ("fail", "fail-writes", "lose-writes", "hang", "recover")
+"""What a disk can be told to do: the names of FaultyDisk's methods."""
+
 # Nodes in /dev are made by dmsetup itself, with and without udev.
 _NO_UDEV = {"DM_DISABLE_UDEV": "1"}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.errors import CommandFailed, CommandTimeout
+from lab.paths import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,3 +294,43 @@ def test_a_new_node_does_not_inherit_the_cuts_of_its_number(lab: Lab, healed: li
         assert reaches(successor, b.address, 3)
     finally:
         lab.remove_node(successor)
+
+
+def test_the_command_line_makes_and_undoes_them_too() -> None:
+    def lab(*arguments: str) -> tuple[int, str]:
+        argv = [sys.executable, "-m", "lab", *arguments]
+        result = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=PROJECT, check=False
+        )
+        return result.returncode, result.stdout + result.stderr
+
+    def reaches(address: str, seconds: str = "0.7") -> bool:
+        probe = f"</dev/tcp/{address}/9"
+        return lab("exec", "alpha", "timeout", seconds, "bash", "-c", probe)[0] == 1
+
+    other, host = "10.77.0.2", "10.77.0.254"
+    try:
+        assert lab("up", "alpha", "beta", "--disk", "64M", "--memory", "256M")[0] == 0
+        assert lab("cut", "alpha", "--from", "beta") == (0, "")
+        assert (reaches(other), reaches(host)) == (False, True)
+        assert lab("cut", "alpha", "--from", "host") == (0, "")
+        assert lab("join", "beta", "--with", "alpha") == (0, "")
+        assert (reaches(other), reaches(host)) == (True, False)
+        assert lab("disturb", "alpha", "delay 1500ms") == (0, "")
+        assert not reaches(other, "2.5")
+        assert lab("clock", "alpha", "86400") == (0, "")
+        assert lab("pause", "beta") == (0, "")
+        assert not reaches(other, "5")
+        assert lab("disk", "alpha", "/dev/ubdb", "fail") == (0, "/dev/mapper/faulty-ubdb\n")
+        wipe = ("exec", "alpha", "dd", "if=/dev/zero", "of=/dev/mapper/faulty-ubdb", "count=1")
+        assert lab(*wipe, "oflag=direct")[0] == 1
+        assert lab("heal") == (0, "")
+        assert lab(*wipe, "oflag=direct")[0] == 0
+        assert reaches(other)
+        assert reaches(host)
+        year = time.strftime("%F")
+        assert lab("exec", "alpha", "date", "+%F") == (0, f"{year}\n")
+        assert lab("pause", "alpha", "no such process")[0] == 1
+        assert lab("kill", "beta", "--silently") == (0, "")
+    finally:
+        assert lab("down")[0] == 0
