@@ -36,12 +36,13 @@ class FaultyDisk:
         """Path of the device in the node."""
         return f"/dev/mapper/{self._name}"
 
-    def attach(self) -> None:
-        """Make the device, healthy, if it is not there; nothing if its disk is not."""
-        if self._node.run(["test", "-b", self.device], check=False).returncode != 0:
-            return
-        if self._node.run(["test", "-b", self.path], check=False).returncode != 0:
+    def attach(self) -> bool:
+        """Make the device, healthy, if it is not there; False if its disk is not."""
+        if not self._is_there(self.device):
+            return False
+        if not self._is_there(self.path):
             self._dmsetup("create", self._name, "--table", self._linear())
+        return True
 
     def fail(self) -> None:
         """Answer everything with an I/O error."""
@@ -60,8 +61,12 @@ class FaultyDisk:
         self._suspend()
 
     def recover(self) -> None:
-        """Be healthy again."""
-        self._swap(self._linear())
+        """Be healthy again; nothing if the disk was pulled."""
+        if self.attach():
+            self._swap(self._linear())
+
+    def _is_there(self, path: str) -> bool:
+        return self._node.run(["test", "-b", path], check=False).returncode == 0
 
     def _swap(self, table: str) -> None:
         self._suspend()

@@ -18,7 +18,8 @@ from lab.client import Client
 from lab.errors import BootFailed, CommandFailed, LabError, NodeDown
 from lab.faulty_disk import FaultyDisk
 from lab.guest_process import GuestProcess
-from lab.paths import PROJECT, RUN, SHARE
+from lab.kernel_argv import kernel_argv
+from lab.paths import PROJECT, RUN
 from lab.sandbox import start_process
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Node:
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
             self._process = start_process(
-                [*PID_NAMESPACE, *self._kernel()],
+                [*PID_NAMESPACE, *kernel_argv(self)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -308,7 +309,8 @@ class Node:
     def pause(self) -> None:
         """Stop the whole machine, as a hypervisor does: it says nothing and is not dead.
 
-        Commands to it wait. What it had asked of its disks may still be carried out.
+        New commands fail with NodeDown after a while; `running` stays true. What it had asked of
+        its disks may still be carried out.
         """
         os.kill(self._machine(), signal.SIGSTOP)
 
@@ -378,38 +380,6 @@ class Node:
         if self.pid is None or not self.running:
             raise NodeDown(f"{self.name} is down")
         return faults.kernel_pid(self.pid)
-
-    def _kernel(self) -> list[str]:
-        data, command = network.data_tap(self.index), network.command_tap(self.index)
-        device = "transport=tap,depth=128,gro=1"
-        disks = [
-            f"ubd{number}={path}" for number, path in enumerate(self.disks, 1) if path is not None
-        ]
-        return [
-            "linux.uml",
-            f"mem={self.memory // MIB}M",
-            f"uml_dir={self.folder}/uml",
-            f"umid={self.name}",
-            "rootfstype=hostfs",
-            "rootflags=/",
-            "ro",
-            "init=/usr/bin/python3",
-            *disks,
-            f"vec0:{device},ifname={data},mac={network.mac_address('data', self.index)}",
-            f"vec1:{device},ifname={command},mac={network.mac_address('command', self.index)}",
-            "con=null",
-            "con0=null,fd:1",
-            "ssl=null",
-            "quiet",
-            f"NODE={self.name}",
-            f"INDEX={self.index}",
-            f"SHARE={SHARE}",
-            f"PROJECT={PROJECT}",
-            f"UDEV={int(self.udev)}",
-            "--",
-            "-IS",
-            str(PROJECT / "lab" / "guest_init.py"),
-        ]
 
     def _console_since_start(self) -> bytes:
         with self.console_path.open("rb") as console:
