@@ -55,35 +55,35 @@ def healed(lab: Lab, nodes: list[Node]) -> list[Node]:
 
 
 def reaches(one: Node, address: str, seconds: float = 0.7) -> bool:
-    """Whether a refusal comes back from a port where nobody listens."""
+    """Whether a refusal comes back in time from a port where nobody listens."""
     argv = ["timeout", str(seconds), "bash", "-c", f"</dev/tcp/{address}/9"]
     return b"refused" in one.run(argv, check=False).stderr
 
 
-def reached(lab: Lab, nodes: list[Node]) -> set[str]:
-    """The pairs, like "n1>n2", between which packets go there and back; h is the host."""
-    targets = [(node.name, node.address) for node in nodes] + [("h", lab.host_address)]
-    return {
-        f"{node.name}>{name}"
-        for node in nodes
-        for name, address in targets
-        if name != node.name and reaches(node, address)
-    }
+def comes_to_reach(one: Node, address: str) -> bool:
+    """`reaches`, for as long as a neighbour that was given up may take to be found again."""
+    return any(reaches(one, address, 5) for _ in range(5))
 
 
-def everything(nodes: list[Node]) -> set[str]:
-    names = [node.name for node in nodes]
-    return {f"{one}>{two}" for one in names for two in (*names, "h") if one != two}
+def check_reach(lab: Lab, nodes: list[Node], *, without: set[tuple[str, str]]) -> None:
+    """Packets go there and back between all nodes, and to the host, but for these pairs."""
+    targets = [(node.name, node.address) for node in nodes] + [("host", lab.host_address)]
+    for node in nodes:
+        for name, address in targets:
+            if (node.name, name) in without:
+                assert not reaches(node, address), f"{node.name} > {name}"
+            elif node.name != name:
+                assert comes_to_reach(node, address), f"{node.name} > {name}"
 
 
 def test_two_nodes_cut_off_each_other_reach_everybody_else(lab: Lab, healed: list[Node]) -> None:
     a, b, _ = healed
-    pair = {f"{a.name}>{b.name}", f"{b.name}>{a.name}"}
+    pair = {(a.name, b.name), (b.name, a.name)}
     for direction in ("both", "in", "out"):
         a.cut_from(b, direction)
-        assert reached(lab, healed) == everything(healed) - pair, direction
+        check_reach(lab, healed, without=pair)
     b.join_with(a)
-    assert reached(lab, healed) == everything(healed)
+    check_reach(lab, healed, without=set())
 
 
 def test_a_cut_in_one_direction_lets_the_other_through(healed: list[Node]) -> None:
@@ -112,12 +112,12 @@ def test_a_node_without_the_arbiter_reaches_the_others(lab: Lab, healed: list[No
     a, b, _ = healed
     a.cut_from("host")
     a.cut_from(b)
-    lost = {f"{a.name}>h", f"{a.name}>{b.name}", f"{b.name}>{a.name}"}
-    assert reached(lab, healed) == everything(healed) - lost
+    host, pair = {(a.name, "host")}, {(a.name, b.name), (b.name, a.name)}
+    check_reach(lab, healed, without=host | pair)
     a.join_with(b)
-    assert reached(lab, healed) == everything(healed) - {f"{a.name}>h"}
+    check_reach(lab, healed, without=host)
     a.join()
-    assert reached(lab, healed) == everything(healed)
+    check_reach(lab, healed, without=set())
 
 
 def test_a_cut_from_one_outlasts_a_cut_from_all_and_a_reboot(lab: Lab, healed: list[Node]) -> None:
@@ -130,23 +130,23 @@ def test_a_cut_from_one_outlasts_a_cut_from_all_and_a_reboot(lab: Lab, healed: l
     a.restart()
     assert not reaches(a, c.address)
     lab.heal()
-    assert reached(lab, healed) == everything(healed)
+    check_reach(lab, healed, without=set())
 
 
 @pytest.mark.parametrize("direction", ["both", "in", "out"])
 def test_what_a_node_sends_or_gets_is_delayed(healed: list[Node], direction: str) -> None:
     a, b, _ = healed
-    assert reaches(a, b.address, 5)  # the neighbours are known: what follows is one exchange
+    assert comes_to_reach(a, b.address)  # the neighbours are known: what follows is one exchange
     a.disturb("delay 1500ms", direction)
     assert not reaches(b, a.address, 1.0)
-    assert reaches(b, a.address, 10.0)
+    assert comes_to_reach(b, a.address)
     a.cut_from(b)
-    assert not reaches(b, a.address, 10.0)
+    assert not reaches(b, a.address, 5)
     a.join()
     a.disturb("loss 100%", direction)
     assert not reaches(b, a.address, 2.0)
     a.disturb("")
-    assert reaches(b, a.address, 1.0)
+    assert comes_to_reach(b, a.address)
 
 
 def test_a_clock_is_wrong_until_it_is_healed(lab: Lab, healed: list[Node]) -> None:
@@ -203,7 +203,7 @@ def test_a_paused_machine_says_nothing_and_goes_on(lab: Lab, healed: list[Node])
     with pytest.raises(NodeDown):
         a.run(["true"])
     lab.heal()
-    assert reaches(b, a.address, 5)
+    assert comes_to_reach(b, a.address)
     assert process.alive
     process.kill()
     a.pause()
@@ -290,8 +290,8 @@ def test_a_new_node_does_not_inherit_the_cuts_of_its_number(lab: Lab, healed: li
     successor = lab.add_node(memory=256 * MIB)
     try:
         assert successor.index == gone.index
-        assert reaches(successor, a.address, 3)
-        assert reaches(successor, b.address, 3)
+        assert comes_to_reach(successor, a.address)
+        assert comes_to_reach(successor, b.address)
     finally:
         lab.remove_node(successor)
 
@@ -308,16 +308,20 @@ def test_the_command_line_makes_and_undoes_them_too() -> None:
         probe = f"</dev/tcp/{address}/9"
         return "refused" in lab("exec", "alpha", "timeout", seconds, "bash", "-c", probe)[1]
 
+    def comes_to_reach(address: str) -> bool:
+        return any(reaches(address, "5") for _ in range(5))
+
     other, host = "10.77.0.2", "10.77.0.254"
     try:
         assert lab("up", "alpha", "beta", "--disk", "64M", "--memory", "256M")[0] == 0
         assert lab("cut", "alpha", "--from", "beta") == (0, "")
-        assert (reaches(other), reaches(host)) == (False, True)
+        assert (reaches(other), comes_to_reach(host)) == (False, True)
         assert lab("cut", "alpha", "--from", "host") == (0, "")
         assert lab("join", "beta", "--with", "alpha") == (0, "")
-        assert (reaches(other), reaches(host)) == (True, False)
+        assert (comes_to_reach(other), reaches(host)) == (True, False)
         assert lab("disturb", "alpha", "delay 1500ms") == (0, "")
         assert not reaches(other, "2.5")
+        assert comes_to_reach(other)
         assert lab("clock", "alpha", "86400") == (0, "")
         assert lab("pause", "beta") == (0, "")
         assert not reaches(other, "5")
@@ -326,8 +330,8 @@ def test_the_command_line_makes_and_undoes_them_too() -> None:
         assert lab(*wipe, "oflag=direct")[0] == 1
         assert lab("heal") == (0, "")
         assert lab(*wipe, "oflag=direct")[0] == 0
-        assert reaches(other)
-        assert reaches(host)
+        assert comes_to_reach(other)
+        assert comes_to_reach(host)
         year = time.strftime("%F")
         assert lab("exec", "alpha", "date", "+%F") == (0, f"{year}\n")
         assert lab("pause", "alpha", "no such process")[0] == 1
