@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from lab import network, supervisor
 from lab.client import Client
 from lab.errors import LabError
+from lab.faulty_disk import FAULTS
 from lab.node import ENVIRONMENT, MIB
 from lab.paths import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+HOST = "host"
 UNITS = {"K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -50,20 +52,45 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("argv", nargs=argparse.REMAINDER)
     host = command("host", _host, "run a command on the host, in the lab's network")
     host.add_argument("argv", nargs=argparse.REMAINDER)
+    kill = command("kill", _kill, "power a node off, by SIGKILL")
+    kill.add_argument("node")
+    kill.add_argument("--silently", action="store_true", help="its clients hear nothing")
     for name, text in (
-        ("kill", "power a node off, by SIGKILL"),
         ("start", "power a node on, with the same disks"),
         ("restart", "kill, then start"),
         ("remove", "power a node off and forget its disks"),
     ):
         command(name, _power, text).add_argument("node")
-    cut = command("cut", _cut, "cut a node off the data network")
-    cut.add_argument("node")
-    cut.add_argument("direction", nargs="?", choices=network.DIRECTIONS, default="both")
-    command("join", _join, "undo cut").add_argument("node")
+    _add_faults(command)
     command("console", _console, "print a node's console").add_argument("node")
     command("down", _down, "end the lab")
     return parser
+
+
+def _add_faults(command: Callable[..., argparse.ArgumentParser]) -> None:
+    cut = command("cut", _cut, "cut a node off the data network, or off one peer")
+    cut.add_argument("node")
+    cut.add_argument("direction", nargs="?", choices=network.DIRECTIONS, default="both")
+    cut.add_argument("--from", dest="peer", metavar="PEER", help=f"another node, or {HOST!r}")
+    join = command("join", _join, "undo all cuts of a node, or the one from a peer")
+    join.add_argument("node")
+    join.add_argument("--with", dest="peer", metavar="PEER", help=f"another node, or {HOST!r}")
+    disturb = command("disturb", _fault, "delay or lose a node's packets")
+    disturb.add_argument("node")
+    disturb.add_argument("rule", help="as in tc-netem(8): 'delay 20ms loss 1%%'; '' ends it")
+    disturb.add_argument("direction", nargs="?", choices=network.DIRECTIONS, default="both")
+    clock = command("clock", _fault, "set a node's clock ahead of the host's; 0 undoes it")
+    clock.add_argument("node")
+    clock.add_argument("seconds", type=float)
+    for name, text in (("pause", "stop a node, or a process in it"), ("resume", "undo pause")):
+        pause = command(name, _fault, text)
+        pause.add_argument("node")
+        pause.add_argument("process", nargs="?", help="a part of its command line")
+    disk = command("disk", _fault, "make a device over a disk, and let it fail or recover")
+    disk.add_argument("node")
+    disk.add_argument("device", help="like /dev/ubdb")
+    disk.add_argument("fault", nargs="?", choices=FAULTS, default="recover")
+    command("heal", _fault, "undo every fault of every node")
 
 
 def _size(text: str) -> int:
@@ -120,17 +147,43 @@ def _power(options: argparse.Namespace) -> int:
     return 0
 
 
+def _kill(options: argparse.Namespace) -> int:
+    supervisor.ask({"do": "kill", "node": options.node, "silently": options.silently})
+    return 0
+
+
 def _cut(options: argparse.Namespace) -> int:
     index = _node(options.node)["index"]
+    peer = _peer(options)
     supervisor.enter_namespaces()
-    network.cut(index, options.direction)
+    if options.peer is None:
+        network.cut(index, options.direction)
+    else:
+        network.cut_from(index, peer, options.direction)
     return 0
 
 
 def _join(options: argparse.Namespace) -> int:
     index = _node(options.node)["index"]
+    peer = _peer(options)
     supervisor.enter_namespaces()
-    network.join(index)
+    if options.peer is None:
+        network.join(index)
+    else:
+        network.join_with(index, peer)
+    return 0
+
+
+def _peer(options: argparse.Namespace) -> int | None:
+    """The other node's number; None for the host."""
+    return None if options.peer in (None, HOST) else _node(options.peer)["index"]
+
+
+def _fault(options: argparse.Namespace) -> int:
+    keys = ("do", "node", "rule", "direction", "seconds", "process", "device", "fault")
+    said = supervisor.ask({key: value for key, value in vars(options).items() if key in keys})
+    if said:
+        print(said)
     return 0
 
 

@@ -21,9 +21,10 @@ from lab.errors import LabError
 from lab.paths import PROJECT, PYTHON
 
 if TYPE_CHECKING:
+    from lab.guest_process import GuestProcess
     from lab.host_process import HostProcess
     from lab.lab import Lab
-    from lab.node import GuestProcess, Node
+    from lab.node import Node
 
 AGENT_PORT = 9810
 NODE_SOCKET = "/run/xlss/csi.sock"

@@ -154,6 +154,11 @@ class Lab:
         self.processes.append(process)
         return process
 
+    def heal(self) -> None:
+        """Undo every fault of every node; see `Node.heal`."""
+        for node in self.nodes.values():
+            node.heal()
+
     def evidence(self) -> list[tuple[str, str]]:
         """(title, text) of what tells why something failed: consoles, logs of processes."""
         found = [(process.log_path.name, tail(process.log())) for process in self.processes]

@@ -1,7 +1,8 @@
 """The lab's two networks: bridges and taps in this process's network namespace.
 
 Data: 10.77.0.0/24, node N has address .N on its eth0, the host .254. Commands: 10.78.0.0/24,
-eth1, never cut.
+eth1, never cut. Cuts are kept in the bridge and in nftables, so that whoever enters this namespace
+finds and undoes them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 from lab.errors import LabError
 
 HOST_ADDRESS = "10.77.0.254"
+HOST_COMMAND_ADDRESS = "10.78.0.254"
 Direction = Literal["both", "in", "out"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "in", "out")
 
@@ -63,17 +65,21 @@ def add_taps(index: int) -> None:
 
 
 def remove_taps(index: int) -> None:
-    """Remove what there is of the node's taps."""
+    """Remove what there is of the node's taps, and its cuts: the next node takes its number."""
     for tap in (data_tap(index), command_tap(index)):
         subprocess.run(["ip", "link", "del", tap], capture_output=True, check=False)
+    # They outlive the device, and newer kernels bind them to the next one of this name.
+    _delete_tables([("netdev", data_tap(index))])
+    _delete_tables(_cuts_of(index))
 
 
 def cut(index: int, direction: Direction) -> None:
     """Drop what the node sends (`out`), what is sent to it (`in`), or both.
 
-    The tap leaves the bridge rather than going down: that would wedge the node's device.
+    It replaces the node's earlier cut, but not those from single peers. The tap leaves the bridge
+    rather than going down: that would wedge the node's device.
     """
-    join(index)
+    _join_all(index)
     tap = data_tap(index)
     if direction == "both":
         _ip([f"link set {tap} nomaster"])
@@ -89,24 +95,85 @@ def cut(index: int, direction: Direction) -> None:
 
 
 def join(index: int) -> None:
-    """Undo every cut of the node."""
+    """Undo every cut of the node, those from single peers too."""
+    _join_all(index)
+    _delete_tables(_cuts_of(index))
+
+
+def cut_from(index: int, peer: int | None, direction: Direction) -> None:
+    """Cut a node off one other only, or off the host (None); both still reach everybody else.
+
+    `direction` is as the node sees it: `out` drops what it sends to the peer. It replaces an
+    earlier cut between the two.
+    """
+    tap = data_tap(index)
+    if peer is None:
+        out = f'chain out {{ type filter hook input priority 0; iifname "{tap}" drop; }}'
+        back = f'chain back {{ type filter hook output priority 0; oifname "{tap}" drop; }}'
+    else:
+        other = data_tap(peer)
+        forward = "type filter hook forward priority 0;"
+        out = f'chain out {{ {forward} iifname "{tap}" oifname "{other}" drop; }}'
+        back = f'chain back {{ {forward} iifname "{other}" oifname "{tap}" drop; }}'
+    chains = {"out": out, "in": back, "both": f"{out}\n{back}"}[direction]
+    name = _cut_name(index, peer)
+    # One transaction: nothing gets through while one cut takes another's place.
+    rules = (
+        f"table bridge {name}\ndelete table bridge {name}\ntable bridge {name} {{\n{chains}\n}}\n"
+    )
+    _command(["nft", "-f", "-"], rules)
+
+
+def join_with(index: int, peer: int | None) -> None:
+    """Undo `cut_from`, whichever of the two it was called for."""
+    _delete_tables([("bridge", _cut_name(index, peer))])
+
+
+def drop_connections(index: int, *, data: bool = True) -> None:
+    """Reset the host's connections to the node, as a dead machine would not.
+
+    `data`: those on the data network too.
+    """
+    addresses = [command_address(index)] + ([data_address(index)] if data else [])
+    for address in addresses:
+        subprocess.run(["ss", "-K", "dst", address], capture_output=True, check=False)
+
+
+def _join_all(index: int) -> None:
+    """Undo `cut`."""
     tap = data_tap(index)
     _ip([f"link set {tap} master data"])
     subprocess.run(["tc", "qdisc", "del", "dev", tap, "root"], capture_output=True, check=False)
-    _command(["nft", "-f", "-"], f"table netdev {tap}\ndelete table netdev {tap}\n")
+    _delete_tables([("netdev", tap)])
 
 
-def drop_connections(index: int) -> None:
-    """Reset the host's connections to the node, as a dead machine would not."""
-    for address in (data_address(index), command_address(index)):
-        subprocess.run(["ss", "-K", "dst", address], capture_output=True, check=False)
+def _cut_name(index: int, peer: int | None) -> str:
+    """Name of the table that holds the cut between the two; the host counts as 0."""
+    first, second = sorted((index, peer or 0))
+    return f"cut_{first}_{second}"
+
+
+def _cuts_of(index: int) -> list[tuple[str, str]]:
+    tables = _command(["nft", "list", "tables", "bridge"]).split()
+    return [
+        ("bridge", name)
+        for name in tables
+        if name.startswith("cut_") and str(index) in name.split("_")[1:]
+    ]
+
+
+def _delete_tables(tables: list[tuple[str, str]]) -> None:
+    """Delete tables of nftables (family, name) that need not be there."""
+    lines = [f"table {family} {name}\ndelete table {family} {name}" for family, name in tables]
+    _command(["nft", "-f", "-"], "\n".join([*lines, ""]))
 
 
 def _ip(batch: list[str]) -> None:
     _command(["ip", "-batch", "-"], "\n".join(batch) + "\n")
 
 
-def _command(argv: list[str], text: str = "") -> None:
+def _command(argv: list[str], text: str = "") -> str:
     result = subprocess.run(argv, input=text, text=True, capture_output=True, check=False)
     if result.returncode != 0:
         raise LabError(f"{' '.join(argv)}: {result.stderr.strip()} (input: {text.strip()})")
+    return result.stdout

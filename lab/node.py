@@ -11,12 +11,15 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from lab import network
+from lab import faults, network
 from lab.client import Client
-from lab.errors import BootFailed, CommandFailed, CommandTimeout, LabError, NodeDown
-from lab.paths import PROJECT, RUN, SHARE
+from lab.errors import BootFailed, CommandFailed, LabError, NodeDown
+from lab.faulty_disk import FaultyDisk
+from lab.guest_process import GuestProcess
+from lab.kernel_argv import kernel_argv
+from lab.paths import PROJECT, RUN
 from lab.sandbox import start_process
 
 if TYPE_CHECKING:
@@ -62,64 +65,8 @@ class Result:
         return self.stdout.decode().rstrip("\n")
 
 
-class GuestProcess:
-    """A long-running process in a node, started by `Node.spawn`.
-
-    When the node is powered off it counts as ended by SIGKILL.
-    """
-
-    def __init__(self, node: Node, pid: int, log_path: str) -> None:
-        self._node = node
-        self._boot = node.boots
-        self.pid = pid
-        self.log_path = log_path
-
-    def poll(self) -> int | None:
-        """The exit code (negative: the signal), or None while it runs."""
-        return self._wait(0.0)
-
-    @property
-    def alive(self) -> bool:
-        return self.poll() is None
-
-    def wait(self, timeout: float = 60.0) -> int:
-        """The exit code; CommandTimeout after `timeout` seconds."""
-        code = self._wait(timeout)
-        if code is None:
-            raise CommandTimeout(f"process {self.pid} still runs after {timeout} s")
-        return code
-
-    def signal(self, number: int, *, group: bool = False) -> None:
-        """Send a signal to the process, or to its whole group."""
-        if not self._powered_off:
-            request = {"pid": self.pid, "signal": int(number), "group": group}
-            self._node.ask("signal", request)
-
-    def kill(self) -> None:
-        """SIGKILL to the process and its group, and wait for its end."""
-        self.signal(signal.SIGKILL, group=True)
-        self.wait()
-
-    def stop(self, timeout: float = 30.0) -> int:
-        """SIGTERM, and wait for the end; returns the exit code."""
-        self.signal(signal.SIGTERM)
-        return self.wait(timeout)
-
-    def log(self, *, timeout: float = 60.0) -> str:
-        """What the process wrote to its two outputs so far."""
-        return self._node.get(self.log_path, timeout=timeout).decode(errors="replace")
-
-    @property
-    def _powered_off(self) -> bool:
-        return self._node.boots != self._boot or not self._node.running
-
-    def _wait(self, timeout: float) -> int | None:
-        if self._powered_off:
-            return -signal.SIGKILL
-        request = {"pid": self.pid, "timeout": timeout}
-        answer = self._node.ask("wait", request, timeout=timeout + 30.0)
-        code: int | None = answer.result["returncode"]
-        return code
+Peer: TypeAlias = "Node | Literal['host']"
+"""Whom a node may be cut off from; the host is where the arbiter and the controller are."""
 
 
 class Node:
@@ -144,6 +91,8 @@ class Node:
         self._alive_fd = -1
         self._relays: dict[str, int] = {}
         self._spawned: list[GuestProcess] = []
+        self._paused: list[int | str] = []
+        self._faulty_disks: dict[str, FaultyDisk] = {}
         self._console_from = 0
         self.boots = 0
 
@@ -191,7 +140,7 @@ class Node:
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
             self._process = start_process(
-                [*PID_NAMESPACE, *self._kernel()],
+                [*PID_NAMESPACE, *kernel_argv(self)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -201,6 +150,7 @@ class Node:
         os.close(writable)
         self._alive_fd = readable
         self._spawned.clear()
+        self._paused.clear()
         self.boots += 1
 
     def finish_start(self) -> None:
@@ -214,14 +164,21 @@ class Node:
             time.sleep(0.01)
         for path, port in self._relays.items():
             self._client.ask("relay", {"path": path, "port": port})
+        for disk in self._faulty_disks.values():
+            disk.attach()
 
     def start(self) -> None:
         """Power on and wait until the node answers; BootFailed if it does not."""
         self.begin_start()
         self.finish_start()
 
-    def kill(self) -> None:
-        """Power-off without warning: SIGKILL. What was fsynced to its disks stays."""
+    def kill(self, *, silently: bool = False) -> None:
+        """Power-off without warning: SIGKILL. What was fsynced to its disks stays.
+
+        The host's connections to the node are reset, so that its clients notice at once.
+        `silently`: not those on the data network, where a dead machine says nothing. (Between
+        nodes nothing is ever reset.)
+        """
         if self._process is None:
             return
         self._process.kill()
@@ -235,7 +192,7 @@ class Node:
         os.close(self._alive_fd)
         self._process = None
         self._client.hang_up()
-        network.drop_connections(self.index)
+        network.drop_connections(self.index, data=not silently)
 
     def restart(self) -> None:
         """Power-off without warning, and on again."""
@@ -327,19 +284,73 @@ class Node:
         """Cut the data network: `out` drops what the node sends, `in` what is sent to it."""
         network.cut(self.index, direction)
 
+    def cut_from(self, peer: Peer, direction: network.Direction = "both") -> None:
+        """Cut the data network towards one other node, or towards the host (the arbiter) only."""
+        network.cut_from(self.index, _index(peer), direction)
+
+    def join_with(self, peer: Peer) -> None:
+        """Undo `cut_from` between the two, whichever of them it was called on."""
+        network.join_with(self.index, _index(peer))
+
     def join(self) -> None:
-        """Undo `cut`."""
+        """Undo every `cut` and `cut_from` that concerns this node."""
         network.join(self.index)
 
-    def disturb(self, rule: str) -> None:
-        """Disturb what the node sends on the data network; "" ends it.
+    def disturb(self, rule: str, direction: network.Direction = "out") -> None:
+        """Disturb what the node sends on the data network, or what it gets; "" ends it all.
 
-        `rule` as in tc-netem(8): "delay 20ms", "loss 5%", … Gone after a restart.
+        `rule` as in tc-netem(8): "delay 20ms", "loss 5%", "delay 20ms 5ms loss 1%" … It adds to
+        cuts. Gone after a restart: it is done in the node, since the host may have no netem.
         """
-        if rule:
-            self.sh(f"modprobe sch_netem; tc qdisc replace dev eth0 root netem {rule}")
-        else:
-            self.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=False)
+        self.sh(faults.disturb_script(rule, direction))
+
+    # Time and processes
+
+    def pause(self) -> None:
+        """Stop the whole machine, as a hypervisor does: it says nothing and is not dead.
+
+        New commands fail with NodeDown after a while; `running` stays true. What it had asked of
+        its disks may still be carried out.
+        """
+        os.kill(self._machine(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`: the node goes on where it was, its monotonic clock jumps ahead."""
+        os.kill(self._machine(), signal.SIGCONT)
+
+    def shift_clock(self, seconds: float) -> None:
+        """Set the node's wall clock this far ahead of the host's (or behind); 0 undoes it.
+
+        The monotonic clock is not touched. Gone after a restart.
+        """
+        self.run(["date", "-s", f"@{time.time() + seconds:.6f}"])
+
+    def pause_process(self, which: int | str) -> None:
+        """SIGSTOP to a process id, or to all whose command line matches (pkill -f).
+
+        CommandFailed if there is none.
+        """
+        self.run(faults.signal_argv("STOP", which))
+        self._paused.append(which)
+
+    def resume_process(self, which: int | str) -> None:
+        """Undo `pause_process`."""
+        self.run(faults.signal_argv("CONT", which))
+        self._paused = [paused for paused in self._paused if paused != which]
+
+    def heal(self) -> None:
+        """Undo every fault: cuts, disturbance, clock, pauses, faulty disks. It stays off if off."""
+        self.join()
+        if not self.running:
+            return
+        self.resume()
+        self.disturb("")
+        self.shift_clock(0)
+        for which in self._paused:
+            self.run(faults.signal_argv("CONT", which), check=False)  # it may have ended since
+        self._paused.clear()
+        for disk in self._faulty_disks.values():
+            disk.recover()
 
     # Disks
 
@@ -356,39 +367,25 @@ class Node:
         """Device path of the disk with this place in `disks`: /dev/ubdb is the first."""
         return f"/dev/ubd{chr(ord('b') + number)}"
 
-    def _kernel(self) -> list[str]:
-        data, command = network.data_tap(self.index), network.command_tap(self.index)
-        device = "transport=tap,depth=128,gro=1"
-        disks = [
-            f"ubd{number}={path}" for number, path in enumerate(self.disks, 1) if path is not None
-        ]
-        return [
-            "linux.uml",
-            f"mem={self.memory // MIB}M",
-            f"uml_dir={self.folder}/uml",
-            f"umid={self.name}",
-            "rootfstype=hostfs",
-            "rootflags=/",
-            "ro",
-            "init=/usr/bin/python3",
-            *disks,
-            f"vec0:{device},ifname={data},mac={network.mac_address('data', self.index)}",
-            f"vec1:{device},ifname={command},mac={network.mac_address('command', self.index)}",
-            "con=null",
-            "con0=null,fd:1",
-            "ssl=null",
-            "quiet",
-            f"NODE={self.name}",
-            f"INDEX={self.index}",
-            f"SHARE={SHARE}",
-            f"PROJECT={PROJECT}",
-            f"UDEV={int(self.udev)}",
-            "--",
-            "-IS",
-            str(PROJECT / "lab" / "guest_init.py"),
-        ]
+    def faulty_disk(self, device: str) -> FaultyDisk:
+        """A device over this one (path), which can be made to fail; it comes again at each boot."""
+        if device not in self._faulty_disks:
+            self._faulty_disks[device] = FaultyDisk(self, device)
+        disk = self._faulty_disks[device]
+        disk.attach()
+        return disk
+
+    def _machine(self) -> int:
+        """The host's process id of the kernel itself; NodeDown if there is none."""
+        if self.pid is None or not self.running:
+            raise NodeDown(f"{self.name} is down")
+        return faults.kernel_pid(self.pid)
 
     def _console_since_start(self) -> bytes:
         with self.console_path.open("rb") as console:
             console.seek(self._console_from)
             return console.read()
+
+
+def _index(peer: Peer) -> int | None:
+    return peer.index if isinstance(peer, Node) else None

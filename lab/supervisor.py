@@ -23,6 +23,8 @@ from lab.lab import Lab
 from lab.paths import PROJECT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab.node import Node
 
 ADDRESS = f"\0xlss-lab{PROJECT}".encode()
@@ -70,15 +72,35 @@ class Supervisor:
             self._lab.close()
             self._stopping = True
             return None
+        if what == "heal":
+            self._lab.heal()
+            return None
         if request["node"] not in self._lab.nodes:
             raise LabError(f"no node {request['node']}")
         node = self._lab.nodes[request["node"]]
         if what == "remove":
             self._lab.remove_node(node)
             return None
-        actions = {"kill": node.kill, "start": node.start, "restart": node.restart}
-        actions[what]()
-        return None
+        return _carry_out_on(node, request)
+
+
+def _carry_out_on(node: Node, request: dict[str, Any]) -> Any:
+    """What concerns one node alone; returns what the user is told, or None."""
+    process = request.get("process")
+    actions: dict[str, Callable[[], None]] = {
+        "kill": lambda: node.kill(silently=request["silently"]),
+        "start": node.start,
+        "restart": node.restart,
+        "disturb": lambda: node.disturb(request["rule"], request["direction"]),
+        "clock": lambda: node.shift_clock(request["seconds"]),
+        "pause": lambda: node.pause_process(process) if process else node.pause(),
+        "resume": lambda: node.resume_process(process) if process else node.resume(),
+    }
+    if request["do"] != "disk":
+        return actions[request["do"]]()
+    disk = node.faulty_disk(request["device"])
+    getattr(disk, request["fault"].replace("-", "_"))()
+    return disk.path
 
 
 def ask(request: dict[str, Any]) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 from lab.csi_client import ControllerClient
 from lab.deployment import AGENT_PORT, NODE_SOCKET, Deployment, Pool
 from lab.errors import LabError
+from lab.guest_process import GuestProcess
 from lab.lab import Lab
-from lab.node import GuestProcess, Node
+from lab.node import Node
 from lab.paths import PROJECT, PYTHON
 from sanity import report
 from sanity.report import Spec

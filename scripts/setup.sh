@@ -13,7 +13,7 @@ PACKAGES=(
     # The lab: nodes, their network, the tests' tools.
     user-mode-linux iproute2 nftables kmod psmisc procps udev util-linux fio
     # What the driver calls.
-    lvm2 dmsetup thin-provisioning-tools e2fsprogs xfsprogs btrfs-progs cryptsetup-bin
+    lvm2 dmsetup thin-provisioning-tools e2fsprogs xfsprogs btrfs-progs cryptsetup-bin drbd-utils
 )
 PYTHON=/usr/bin/python3 # the same in the lab's nodes
 CSI_SANITY_VERSION=v5.5.0

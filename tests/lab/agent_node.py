@@ -36,7 +36,8 @@ from node_agent.rpc import node_agent_pb2 as pb_agent
 from node_agent.rpc.node_agent_pb2_grpc import NodeAgentStub
 
 if TYPE_CHECKING:
-    from lab.node import GuestProcess, Node
+    from lab.guest_process import GuestProcess
+    from lab.node import Node
 
 CSI_SOCKET = "/run/xlss/csi.sock"
 AGENT_SOCKET = "/run/xlss/agent.sock"

@@ -1,8 +1,8 @@
 """Nodes for tests. A test that uses them carries `pytest.mark.lab`.
 
 `make_node(...)` and `make_nodes(count, ...)` take the options of `lab.lab.Lab.add_node`; their
-nodes live as long as the test. `make_module_node(...)` makes nodes that the tests of one module
-share: each test has to leave them as it found them.
+nodes live as long as the test. `make_module_node(...)` and `make_module_nodes(...)` make nodes
+that the tests of one module share: each test has to leave them as it found them.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ def make_node(make_nodes: Callable[..., list[Node]]) -> Callable[..., Node]:
 
 
 @pytest.fixture(scope="module")
-def make_module_node(lab: Lab) -> Iterator[Callable[..., Node]]:
+def make_module_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
     with made_nodes(lab) as make:
-        yield lambda **options: make(1, **options)[0]
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_node(make_module_nodes: Callable[..., list[Node]]) -> Callable[..., Node]:
+    return lambda **options: make_module_nodes(1, **options)[0]

@@ -192,22 +192,19 @@ def test_a_disk_that_holds_something_is_never_taken_for_a_pool(
     assert Served(cluster, "works", 64 * MIB, parameters={"pool": "good"}).write(4)
 
 
+def with_faulty_disk(node: Node) -> None:
+    node.faulty_disk("/dev/ubdc")
+
+
 def test_a_disk_that_returns_errors_fails_its_own_volume_only(
     deploy: Callable[..., Deployment],
 ) -> None:
-    def shaky(node: Node) -> None:
-        size = 2 * GIB // 512
-        node.sh(f"{NO_UDEV}; dmsetup create shaky --table '0 {size} linear /dev/ubdc 0'")
-
-    pools = (Pool("good", "vg-good"), Pool("bad", "vg-bad", ("/dev/mapper/shaky",), ""))
-    cluster = deploy(*pools, disks=(GIB, 2 * GIB), prepare=shaky)
+    pools = (Pool("good", "vg-good"), Pool("bad", "vg-bad", ("/dev/mapper/faulty-ubdc",), ""))
+    cluster = deploy(*pools, disks=(GIB, 2 * GIB), prepare=with_faulty_disk)
     good = Served(cluster, "good", 64 * MIB, parameters={"pool": "good"})
     bad = Served(cluster, "bad", 64 * MIB, parameters={"pool": "bad", **THICK})
     bad.write(8)
-    good.node.sh(
-        f"{NO_UDEV}; dmsetup suspend --noflush shaky;"
-        f" dmsetup load shaky --table '0 {2 * GIB // 512} error'; dmsetup resume shaky"
-    )
+    good.node.faulty_disk("/dev/ubdc").fail()
     with pytest.raises(CommandFailed):
         bad.write(8, "more")
     assert good.write(8) == good.checksum()
@@ -223,13 +220,11 @@ def test_a_disk_that_returns_errors_fails_its_own_volume_only(
 def test_a_disk_that_hangs_does_not_hold_the_other_pools(
     deploy: Callable[..., Deployment],
 ) -> None:
-    def prepare(node: Node) -> None:
-        node.sh(f"{NO_UDEV}; dmsetup create slow --table '0 {GIB // 512} linear /dev/ubdc 0'")
-
-    pools = (Pool("good", "vg-good"), Pool("bad", "vg-bad", ("/dev/mapper/slow",), ""))
-    cluster = deploy(*pools, disks=(GIB, GIB), prepare=prepare)
+    pools = (Pool("good", "vg-good"), Pool("bad", "vg-bad", ("/dev/mapper/faulty-ubdc",), ""))
+    cluster = deploy(*pools, disks=(GIB, GIB), prepare=with_faulty_disk)
     (node,) = cluster.nodes.values()
-    node.sh(f"{NO_UDEV}; dmsetup suspend --noflush --nolockfs slow")
+    disk = node.faulty_disk("/dev/ubdc")
+    disk.hang()
     controller = cluster.controller()
     with pytest.raises(grpc.RpcError) as stuck:
         controller.create("stuck", 64 * MIB, parameters={"pool": "bad", **THICK})
@@ -240,7 +235,7 @@ def test_a_disk_that_hangs_does_not_hold_the_other_pools(
     )
     good = Served(cluster, "good", 64 * MIB, parameters={"pool": "good"})
     assert good.write(4) == good.checksum()
-    node.sh(f"{NO_UDEV}; dmsetup resume slow")
+    disk.recover()
 
 
 def test_kubelet_stages_while_the_controller_is_down(deploy: Callable[..., Deployment]) -> None:

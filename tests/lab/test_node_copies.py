@@ -13,7 +13,8 @@ from tests.lab.agent_node import MIB, AgentNode, Served, until_done
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lab.node import GuestProcess, Node
+    from lab.guest_process import GuestProcess
+    from lab.node import Node
 
 pytestmark = pytest.mark.lab
 

@@ -44,11 +44,11 @@ def make_home(make_node: Callable[..., Node]) -> Iterator[Callable[..., AgentNod
         thin_size: str = "400MiB",
         grow_at: float = 1.0,
         more: str = "",
-        prepare: str = "",
+        prepare: Callable[[Node], None] = lambda node: None,
         disks: tuple[int, ...] = (GIB,),
     ) -> AgentNode:
         node = make_node(disks=disks)
-        node.sh(prepare)
+        prepare(node)
         pool = POOL.format(device=device, thin_size=thin_size, grow_at=grow_at)
         home = AgentNode(node, pools=pool + more, settings="watch_seconds = 1")
         made.append(home)
@@ -163,7 +163,7 @@ def test_a_thin_pool_that_fills_up_grows(make_home: Callable[..., AgentNode]) ->
     assert home.agent.pools(fresh=True)[0].trouble == ""
 
 
-SLOW = "dmsetup create slow --table '0 {sectors} linear /dev/ubdb 0'; dmsetup mknodes"
+FAULTY = "/dev/ubdb"
 SECOND = """
 [[pools]]
 name = "second"
@@ -175,9 +175,9 @@ devices = ["/dev/ubdc"]
 def slow_home(make_home: Callable[..., AgentNode]) -> AgentNode:
     """A node with two pools, the first of which is on a disk that can be made to fail."""
     return make_home(
-        "/dev/mapper/slow",
+        "/dev/mapper/faulty-ubdb",
         more=SECOND,
-        prepare=SLOW.format(sectors=GIB // 512),
+        prepare=lambda node: node.faulty_disk(FAULTY) and None,
         disks=(GIB, GIB),
     )
 
@@ -189,10 +189,7 @@ def test_a_disk_that_returns_errors_is_told_and_can_be_left(
     bad = home.create("bad", provision=THICK).serve()
     raw = home.create("raw", provision=THICK, access=AccessType.BLOCK).serve()
     bad.write("x")
-    home.node.sh(
-        "dmsetup suspend --noflush --nolockfs slow;"
-        f" dmsetup load slow --table '0 {GIB // 512} error'; dmsetup resume slow"
-    )
+    home.node.faulty_disk(FAULTY).fail()
     for volume in (bad, raw):
         assert "DeviceError" in reasons(home, volume)
         assert home.agent.get_volume(volume.id).health is Health.INACCESSIBLE
@@ -213,7 +210,7 @@ def test_a_disk_that_hangs_holds_neither_the_other_pool_nor_the_next_agent(
     stuck = home.create("stuck", provision=THICK).serve()
     stuck.write("kept")
     stuck.withdraw()
-    home.node.sh("dmsetup suspend --noflush --nolockfs slow")
+    home.node.faulty_disk(FAULTY).hang()
     create = home.spawn_create("hangs", provision=THICK)
     good = home.create("good", provision=THICK, pool="second").serve()
     good.write("works")
@@ -225,7 +222,7 @@ def test_a_disk_that_hangs_holds_neither_the_other_pool_nor_the_next_agent(
     troubles = {pool.name: pool.trouble for pool in home.agent.pools(fresh=True)}
     assert troubles["default"]
     assert not troubles["second"]
-    home.node.sh("dmsetup resume slow")
+    home.node.faulty_disk(FAULTY).recover()
     home.node.sh("until test -b /dev/vg0/thin -o -e /dev/mapper/vg0-thin; do sleep 0.2; done")
     home.when_open("default")
     stuck.serve()
