@@ -26,8 +26,9 @@ from host.errors import CommandStuck, HostError, Missing, Refused
 
 FAMILY = "drbd"
 GROUP = "events"
-NO_ERROR = 101
-"""The result of a request that succeeded (enum drbd_ret_code of linux/drbd.h)."""
+# Results that mean success: NO_ERROR of enum drbd_ret_code, and those of enum drbd_state_rv that are
+# not negative (linux/drbd.h).
+_SUCCESS = frozenset({101, 1, 2, 3, 4})
 
 # linux/netlink.h, linux/genetlink.h
 _NETLINK_GENERIC = 16
@@ -43,7 +44,7 @@ _NESTED = 0x8000
 
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
-_OWN = struct.Struct("=II")
+_OWN = struct.Struct("=Ii")
 _ATTRIBUTE = struct.Struct("=HH")
 # A dump's messages come in pieces of at most 32 KiB (netlink_dump in af_netlink.c).
 _DATAGRAM = 64 << 10
@@ -238,7 +239,7 @@ def carry_out(requests: str) -> None:
     with Connection() as connection:
         for one in json.loads(requests):
             result = connection.request(one["command"], bytes.fromhex(one["payload"]))
-            if result != NO_ERROR and result not in one["settled"]:
+            if result not in _SUCCESS and result not in one["settled"]:
                 sys.exit(f"connect: Failure: ({result})")
 
 

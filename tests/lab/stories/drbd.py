@@ -1,0 +1,103 @@
+"""What a test has done on one side of a replicated volume, in the node's own Python."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from host.command import Runner
+from host.device_mapper import DeviceMapper
+from host.errors import HostError
+from host.linear_device import ensure_linear, resize_linear
+from replication import fencing
+from replication.commands import Commands
+from replication.status import ResourceStatus
+from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
+
+BACKING = "xlss-drbd-data"
+
+
+def answer(request: str) -> None:
+    """Carry out one call: (node, what, arguments, options); write its result or its error."""
+    node, what, arguments, options = pickle.loads(base64.b64decode(request))
+    commands = Commands(Runner(), node, NetlinkObserver())
+    try:
+        call = _OWN.get(what) or getattr(commands, what)
+        result: Any = ("ok", call(*arguments, **options))
+    except HostError as error:
+        result = (type(error).__name__, str(error))
+    sys.stdout.write(base64.b64encode(pickle.dumps(result)).decode())
+
+
+def watch(kind: str, path: str) -> None:
+    """Write all resources into a file, at every change, until the process is ended."""
+    watcher = Watcher(_observer(kind).events())
+    while True:
+        fresh = Path(f"{path}.new")
+        fresh.write_bytes(pickle.dumps(watcher.resources))
+        fresh.replace(path)
+        watcher.changes(60.0)
+
+
+def _observer(kind: str) -> Observer:
+    return NetlinkObserver() if kind == "netlink" else DrbdsetupObserver(Runner())
+
+
+def _observe(kind: str) -> dict[str, ResourceStatus]:
+    return _observer(kind).status()
+
+
+def _prepare(disk: str, size_bytes: int) -> None:
+    Runner().run(["modprobe", "drbd"], deadline=30.0)
+    fencing.install()
+    fencing.configure()
+    ensure_linear(DeviceMapper(Runner()), BACKING, disk, size_bytes)
+
+
+def _grow(size_bytes: int) -> None:
+    resize_linear(DeviceMapper(Runner()), BACKING, size_bytes)
+
+
+def _remove_backing() -> None:
+    DeviceMapper(Runner()).remove(BACKING)
+
+
+def _lose_events(minor: int) -> tuple[bool, bool, bool]:
+    """Does not read while a lot happens: (lost was said, the table is right after, and stays)."""
+    observer, runner = NetlinkObserver(), Runner()
+    watcher = Watcher(NetlinkStream(receive_buffer=1))
+    for _ in range(30):
+        for change in (["disk-options", str(minor), "--al-extents=257"], ["outdate", str(minor)]):
+            runner.run(["drbdsetup", *change], deadline=10.0)
+        runner.run(["drbdsetup", "new-resource", "passing"], deadline=10.0)
+        runner.run(["drbdsetup", "down", "passing"], deadline=10.0)
+    lost = watcher.changes(0.0).lost
+    right = watcher.resources == observer.status()
+    while watcher.changes(0.2).names:
+        pass
+    return lost, right, watcher.resources == observer.status()
+
+
+def _timed_status(kind: str, rounds: int) -> float:
+    observer = _observer(kind)
+    observer.status()
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        observer.status()
+    return (time.perf_counter() - begun) / rounds
+
+
+_OWN = {
+    "observe": _observe,
+    "prepare": _prepare,
+    "grow": _grow,
+    "remove_backing": _remove_backing,
+    "lose_events": _lose_events,
+    "timed_status": _timed_status,
+    "grant": fencing.grant,
+    "revoke": fencing.revoke,
+}
