@@ -157,7 +157,7 @@ class Commands:
         status = self._present(resource)
         wanted = addresses.join(peer.address, resource.port)
         found = status.connection(_peer_id(resource, peer))
-        if found is not None and found.state is not ConnectionState.STANDALONE:
+        if found.state is not ConnectionState.STANDALONE:
             if found.peer_address in (None, wanted):
                 return
             raise Refused(
@@ -175,8 +175,10 @@ class Commands:
         force it is neither asked nor outdated; a primary freezes, or stays frozen.
         """
         status = self.status(resource.name)
-        found = None if status is None else status.connection(_peer_id(resource, peer))
-        if found is None or found.state is ConnectionState.STANDALONE:
+        if status is None:
+            return
+        found = status.connection(_peer_id(resource, peer))
+        if found.state is ConnectionState.STANDALONE:
             return
         options = ["--force"] if force else []
         ends = self._ends(resource, peer, found.peer_address)
@@ -213,9 +215,8 @@ class Commands:
         Refused unless both are connected, and have seen no data yet.
         """
         status = self._present(resource)
-        connection = next(iter(status.connections), None)
         peer = next(status.peer_volumes(), None)
-        if connection is None or peer is None:
+        if peer is None:
             raise Refused(f"resource {resource.name} has no peer: connect it first")
         if peer.replication is ReplicationState.ESTABLISHED and {status.disk, peer.disk} == {
             DiskState.UP_TO_DATE
@@ -259,16 +260,26 @@ class Commands:
                 )
         self._drbdsetup("verify", str(resource.minor), resource=resource.device)
 
-    def resize(self, resource: Resource, size_bytes: int, *, peer_has_space: bool = False) -> None:
+    def resize(
+        self,
+        resource: Resource,
+        size_bytes: int,
+        *,
+        peer_has_space: bool = False,
+        equal: bool = False,
+    ) -> None:
         """Grow the device to what all disks have by now; all were made larger before.
 
         ``peer_has_space``: that of a peer which is not connected is known to have been, too.
+        ``equal``: what was added is provably the same everywhere (zeroes); otherwise it is synced,
+        and until then the peer is Inconsistent: no member of the set.
         Refused where the device does not have ``size_bytes`` then: without its peer and without
         that promise, the module says nothing and leaves it as it is.
         """
         if self._has_size(resource, size_bytes):
             return
         options = ["--assume-peer-has-space"] if peer_has_space else []
+        options += ["--assume-clean"] if equal else []
         self._drbdsetup("resize", str(resource.minor), *options, resource=resource.device)
         if not _settles(lambda: self._has_size(resource, size_bytes)):
             raise Refused(

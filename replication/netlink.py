@@ -26,8 +26,8 @@ from host.errors import CommandStuck, HostError, Missing, Refused
 
 FAMILY = "drbd"
 GROUP = "events"
-# Results that mean success: NO_ERROR of enum drbd_ret_code, and those of enum drbd_state_rv that are
-# not negative (linux/drbd.h).
+# Results that mean success (linux/drbd.h): NO_ERROR of enum drbd_ret_code, and those of enum
+# drbd_state_rv that are not negative.
 _SUCCESS = frozenset({101, 1, 2, 3, 4})
 
 # linux/netlink.h, linux/genetlink.h

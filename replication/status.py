@@ -158,8 +158,15 @@ class ResourceStatus:
         """Of the one volume that our resources have; ``DISKLESS`` where there is none yet."""
         return self.volumes[0].disk if self.volumes else DiskState.DISKLESS
 
-    def connection(self, peer_id: int = 0) -> ConnectionStatus | None:
-        return next((one for one in self.connections if one.peer_id == peer_id), None)
+    def connection(self, peer_id: int = 0) -> ConnectionStatus:
+        """That to the peer. One that the kernel does not have, or no longer, is StandAlone.
+
+        DRBD 8.4 lists a StandAlone connection in a snapshot, and tells its end in events.
+        """
+        for one in self.connections:
+            if one.peer_id == peer_id:
+                return one
+        return ConnectionStatus(peer_id, ConnectionState.STANDALONE, Role.UNKNOWN)
 
     def peer_volumes(self) -> Iterator[PeerVolumeStatus]:
         for connection in self.connections:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import pickle
 import secrets
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from lab.node import MIB
 from replication.model import Replica, Resource
+from replication.status import DiskState, ReplicationState
 from tests.lab.stories.drbd import BACKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 DATA, METADATA = "/dev/ubdb", "/dev/ubdc"
 DISKS = (256 * MIB, 16 * MIB)
 SIZE = 64 * MIB
+SOCKET = "/run/drbd-side.sock"
+NO_PEER = [(ReplicationState.OFF, DiskState.DUNKNOWN)]
 HOW = ("netlink", "drbdsetup")
 
 
@@ -40,17 +43,27 @@ class Side:
     def __init__(self, node: Node, number: int) -> None:
         self.node = node
         self.replica = Replica(node.name, number, node.address, f"/dev/mapper/{BACKING}", METADATA)
+        self._serving = 0
         self._watchers: dict[str, GuestProcess] = {}
 
     def do(self, what: str, *arguments: object, **options: object) -> Any:
-        call = (self.node.name, what, arguments, options)
-        request = base64.b64encode(pickle.dumps(call)).decode()
-        code = "import sys; from tests.lab.stories.drbd import answer; answer(sys.argv[1])"
-        done = self.node.run([".venv/bin/python", "-c", code, request], timeout=120)
-        kind, value = pickle.loads(base64.b64decode(done.stdout))
+        if self._serving != self.node.boots:
+            self._serve()
+        host, port = self.node.grpc_target(SOCKET).split(":")
+        connection = socket.create_connection((host, int(port)), 120)
+        with connection, connection.makefile("rwb") as stream:
+            pickle.dump((what, arguments, options), stream)
+            stream.flush()
+            kind, value = pickle.load(stream)
         if kind != "ok":
             raise Failed(kind, value)
         return value
+
+    def _serve(self) -> None:
+        code = f"from tests.lab.stories.drbd import serve; serve({self.node.name!r}, {SOCKET!r})"
+        self.node.spawn([".venv/bin/python", "-c", code], log="/run/side.log")
+        self.wait_until(lambda: self.node.run(["test", "-S", SOCKET], check=False))
+        self._serving = self.node.boots
 
     def status(self, name: str) -> ResourceStatus:
         """By both ways, which have to agree, and as both streams of events have told."""
@@ -177,14 +190,13 @@ def _comparable(status: ResourceStatus) -> ResourceStatus:
 
 def _states(status: ResourceStatus) -> object:
     """What events tell at once: states, not numbers."""
+    connection = status.connection()
     return (
         status.role,
         status.suspended,
         [(volume.minor, volume.disk) for volume in status.volumes],
-        [
-            (one.state, one.role, [(peer.replication, peer.disk) for peer in one.volumes])
-            for one in status.connections
-        ],
+        (connection.state, connection.role),
+        [(peer.replication, peer.disk) for peer in connection.volumes] or NO_PEER,
     )
 
 

@@ -198,7 +198,7 @@ def test_it_grows_while_it_is_mounted(sides: tuple[Side, Side]) -> None:
         with pytest.raises(Failed, match=r"Refused.*did not grow"):
             one.do("resize", resource, 2 * SIZE)
         two.do("grow", 2 * SIZE)
-        one.do("resize", resource, 2 * SIZE)
+        one.do("resize", resource, 2 * SIZE, equal=True)
         assert one.until(resource.name, up_to_date).volumes[0].size_bytes == 2 * SIZE
         one.node.sh(f"resize2fs {resource.device} 2>/dev/null; test $(cat /mnt/file) = kept")
         # Without the peer only where it is known to have grown, too.
@@ -267,3 +267,25 @@ def test_equality_is_declared_of_fresh_copies_only(sides: tuple[Side, Side]) -> 
         two.until(resource.name, up_to_date)
         assert two.do("create_metadata", resource) is False
         assert two.do("generation", resource).current == generation.current
+
+
+def test_the_secret_is_in_no_argument_and_drbdadm_reads_the_file(sides: tuple[Side, Side]) -> None:
+    one, two = sides
+    script = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null; done | tr '\\0' '\\n'"
+    spy = one.node.spawn(["bash", "-c", f"{script} | grep -a -e secret -e connect"], log="/run/spy")
+    with replicated(sides) as resource:
+        one.until(resource.name, up_to_date)
+        one.do("disconnect", resource, two.replica, force=True)
+        one.do("connect", resource, two.replica)
+        one.until(resource.name, up_to_date)
+        spy.kill()
+        seen = spy.log()
+        assert "disconnect" in seen
+        assert resource.secret not in seen
+        path = f"/run/xlss/drbd/{resource.name}.res"
+        said = one.node.run(["drbdadm", "-c", path, "dump", resource.name]).text
+        assert f"shared-secret {resource.secret}" in " ".join(said.split())
+        adjust = one.node.run(["drbdadm", "-d", "-c", path, "adjust", resource.name]).text
+        # Nothing to adjust: what netlink has configured is what the file says.
+        assert adjust == ""
+        two.until(resource.name, up_to_date)
