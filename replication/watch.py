@@ -1,6 +1,6 @@
 """Status and events of all resources of this node: by netlink, or by drbdsetup where that fails.
 
-One protocol, two implementations, one suite (tests/lab/drbd_conformance.py).
+One protocol, two implementations, one suite (tests/lab/drbd_sides.py).
 """
 
 from __future__ import annotations
