@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MODULES = Path("/usr/lib/uml/modules")
-PACKAGES = ("cli", "csi", "node_agent", "host", "cluster", "lab")
+PACKAGES = ("cli", "csi", "node_agent", "replication", "host", "cluster", "lab")
 MAX_NODES = 250
 NODE_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 

@@ -1,0 +1,300 @@
+"""Status and events of all resources of this node: by netlink, or by drbdsetup where that fails.
+
+One protocol, two implementations, one suite (tests/lab/drbd_sides.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import selectors
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from host.command import Child, Runner
+from host.errors import CommandStuck
+from replication import events, netlink
+from replication.netlink import Connection, EventsLost
+from replication.status import RESYNC, VERIFY, ResourceStatus
+from replication.updates import HelperUpdate, SnapshotEnd, Table, Update, added_up
+
+log = logging.getLogger("xlss.replication")
+
+_SECONDS = 10.0
+_GET_INITIAL_STATE = 38
+# Only DRBD 8.4 has it, and only there it is needed: for the totals of resyncs, in bits of 4 KiB.
+_GET_STATUS = 2
+_STATE_INFO, _BITS_RS_TOTAL = 8, 11
+_BYTES_PER_BIT = 4096
+_RECEIVE_BUFFER = 1 << 20
+
+
+class EventStream(Protocol):
+    """Changes as they come. One reader."""
+
+    def snapshot(self) -> list[Update]:
+        """All that there is now. What ``receive`` gives from now on came after it, or is in it."""
+
+    def receive(self, seconds: float) -> list[Update]:
+        """The next updates, ``seconds`` later at the most. Raises EventsLost after a gap."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to receive."""
+
+    def close(self) -> None:
+        """End it. Right also twice."""
+
+
+class Observer(Protocol):
+    """Raises ``Missing`` where DRBD is not loaded, ``CommandStuck`` when there is no answer."""
+
+    def status(self) -> dict[str, ResourceStatus]:
+        """All resources by name, as they are now."""
+
+    def events(self) -> EventStream:
+        """The caller closes the stream."""
+
+
+class NetlinkObserver:
+    """Forks nothing. The kernel may hold a caller in a request as long as another hangs in one."""
+
+    def status(self) -> dict[str, ResourceStatus]:
+        with Connection() as connection:
+            resources = added_up(_snapshot(connection))
+            if connection.version == 1 and any(_is_syncing(one) for one in resources.values()):
+                return _with_totals(resources, connection.dump(_GET_STATUS))
+            return resources
+
+    def events(self) -> NetlinkStream:
+        return NetlinkStream()
+
+
+class NetlinkStream:
+    """``receive_buffer``: bytes that the kernel keeps for a slow reader before it drops events."""
+
+    def __init__(self, receive_buffer: int = _RECEIVE_BUFFER) -> None:
+        # Answers to requests come on a socket of their own: events between them would be mixed up.
+        self._requests = Connection()
+        self._events = Connection(receive_buffer=receive_buffer)
+        self._events.subscribe()
+
+    def snapshot(self) -> list[Update]:
+        self._discard()
+        # An event that came before the snapshot was taken and is applied after it does no harm:
+        # another one for the same object follows, up to what the snapshot has.
+        return [*_snapshot(self._requests), *self.receive(0.0)]
+
+    def receive(self, seconds: float) -> list[Update]:
+        updates: list[Update] = []
+        messages = self._events.receive(seconds)
+        while messages:
+            for message in messages:
+                update = events.from_message(message, self._events.version)
+                if update is not None:
+                    updates.append(update)
+            messages = self._events.receive(0.0)
+        return updates
+
+    def fileno(self) -> int:
+        return self._events.fileno()
+
+    def close(self) -> None:
+        self._requests.close()
+        self._events.close()
+
+    def _discard(self) -> None:
+        while True:
+            with contextlib.suppress(EventsLost):
+                if not self._events.receive(0.0):
+                    return
+
+
+class DrbdsetupObserver:
+    """The fallback: forks once a status, and once more for each volume with a disk."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def status(self) -> dict[str, ResourceStatus]:
+        argv = ["drbdsetup", "events2", "--now", "--statistics"]
+        output = self._runner.run(argv, deadline=_SECONDS).stdout.decode(errors="replace")
+        updates = (events.from_line(line) for line in output.splitlines())
+        resources = added_up(update for update in updates if update is not None)
+        return {name: self._with_uuids(status) for name, status in resources.items()}
+
+    def events(self) -> DrbdsetupStream:
+        return DrbdsetupStream(self._runner)
+
+    def _with_uuids(self, status: ResourceStatus) -> ResourceStatus:
+        # Without DRBD 9's further peers: those need get-gi for each of them, by names of their own.
+        found = {
+            volume.number: self._uuids(volume.minor)
+            for volume in status.volumes
+            if volume.size_bytes is not None
+        }
+        volumes = tuple(
+            dataclasses.replace(volume, current_uuid=found[volume.number][0])
+            if volume.number in found
+            else volume
+            for volume in status.volumes
+        )
+        connections = tuple(
+            dataclasses.replace(
+                connection,
+                volumes=tuple(
+                    dataclasses.replace(peer, bitmap_uuid=found.get(peer.number, (None, None))[1])
+                    for peer in connection.volumes
+                ),
+            )
+            for connection in status.connections
+        )
+        return dataclasses.replace(status, volumes=volumes, connections=connections)
+
+    def _uuids(self, minor: int) -> tuple[int | None, int | None]:
+        output = self._runner.run(["drbdsetup", "get-gi", str(minor)], deadline=_SECONDS).stdout
+        words = output.decode(errors="replace").strip().split(":")
+        current, bitmap = words[0], words[1]
+        return int(current, 16) & ~1, int(bitmap, 16) & ~1
+
+
+class DrbdsetupStream:
+    """The lines of a ``drbdsetup events2`` that runs along; a new one for every snapshot."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._child: Child | None = None
+        self._rest = b""
+
+    def snapshot(self) -> list[Update]:
+        self.close()
+        argv = ["drbdsetup", "events2", "--statistics"]
+        self._child = self._runner.spawn(argv, stdout=subprocess.PIPE)
+        self._rest = b""
+        updates: list[Update] = []
+        give_up = time.monotonic() + _SECONDS
+        while not any(isinstance(update, SnapshotEnd) for update in updates):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise CommandStuck(f"{' '.join(argv)}: no snapshot within {_SECONDS:g} s")
+            updates += self.receive(left)
+        return updates
+
+    def receive(self, seconds: float) -> list[Update]:
+        child = self._child
+        if child is None:
+            raise EventsLost("drbdsetup events2 is not running")
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                return []
+        data = os.read(child.stdout.fileno(), 1 << 20)
+        if not data:
+            self.close()
+            raise EventsLost("drbdsetup events2 has ended")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        updates = (events.from_line(line.decode(errors="replace")) for line in lines)
+        return [update for update in updates if update is not None]
+
+    def fileno(self) -> int:
+        if self._child is None:
+            raise EventsLost("drbdsetup events2 is not running")
+        return self._child.stdout.fileno()
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._runner.abandon(self._child)
+            self._child = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Names of the resources that are not what they were; ``lost``: everything was read anew."""
+
+    names: frozenset[str] = frozenset()
+    helpers: tuple[HelperUpdate, ...] = ()
+    lost: bool = False
+
+
+class Watcher:
+    """Keeps a table of all resources up to date from a stream. Not thread safe."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._stream = stream
+        self._table = Table()
+        self.resources: dict[str, ResourceStatus] = {}
+        self._read_anew()
+
+    def changes(self, seconds: float) -> Changes:
+        """Wait for changes, ``seconds`` at the most. After a lost event, all of it is read anew."""
+        try:
+            updates = self._stream.receive(seconds)
+            touched = {self._table.apply(update) for update in updates}
+        except EventsLost as error:
+            log.warning("reading the state of all resources anew: %s", error)
+            before = self.resources.keys()
+            self._read_anew()
+            return Changes(frozenset(before | self.resources.keys()), lost=True)
+        if not updates:
+            return Changes()
+        helpers = tuple(update for update in updates if isinstance(update, HelperUpdate))
+        before = self.resources.keys()
+        self.resources = self._table.resources()
+        names = {name for name in touched if name is not None}
+        return Changes(frozenset(names | (before ^ self.resources.keys())), helpers)
+
+    def _read_anew(self) -> None:
+        while True:
+            table = Table()
+            try:
+                for update in self._stream.snapshot():
+                    table.apply(update)
+            except EventsLost as error:
+                log.warning("the state changed while it was read, once more: %s", error)
+                continue
+            self._table, self.resources = table, table.resources()
+            return
+
+
+def _snapshot(connection: Connection) -> list[Update]:
+    messages = connection.dump(_GET_INITIAL_STATE)
+    updates = (events.from_message(message, connection.version) for message in messages)
+    return [update for update in updates if update is not None]
+
+
+def _is_syncing(status: ResourceStatus) -> bool:
+    return any(peer.replication in RESYNC | VERIFY for peer in status.peer_volumes())
+
+
+def _with_totals(
+    resources: dict[str, ResourceStatus], messages: list[netlink.Message]
+) -> dict[str, ResourceStatus]:
+    """DRBD 8.4 tells how large a resync was at its beginning only in its old status."""
+    totals = {}
+    for message in messages:
+        info = netlink.unpack(message.attributes.get(_STATE_INFO, b""))
+        if _BITS_RS_TOTAL in info:
+            totals[message.minor] = netlink.u64(info[_BITS_RS_TOTAL]) * _BYTES_PER_BIT
+    return {name: _with_total(status, totals) for name, status in resources.items()}
+
+
+def _with_total(status: ResourceStatus, totals: dict[int, int]) -> ResourceStatus:
+    minors = {volume.number: volume.minor for volume in status.volumes}
+    return dataclasses.replace(
+        status,
+        connections=tuple(
+            dataclasses.replace(
+                connection,
+                volumes=tuple(
+                    dataclasses.replace(
+                        peer, resync_total_bytes=totals.get(minors.get(peer.number, -1))
+                    )
+                    for peer in connection.volumes
+                ),
+            )
+            for connection in status.connections
+        ),
+    )

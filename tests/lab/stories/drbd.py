@@ -1,0 +1,111 @@
+"""What a test has done on one side of a replicated volume, in the node's own Python."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from host.command import Runner
+from host.device_mapper import DeviceMapper
+from host.errors import HostError
+from host.linear_device import ensure_linear, resize_linear
+from replication import fencing
+from replication.commands import Commands
+from replication.status import ResourceStatus
+from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
+
+BACKING = "xlss-drbd-data"
+
+
+def serve(node: str, path: str) -> None:
+    """Answer calls on a unix socket, one a connection: a Python for each would take too long."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            ended = contextlib.suppress(EOFError, OSError)
+            with ended, connection, connection.makefile("rwb") as stream:
+                pickle.dump(_answer(node, *pickle.load(stream)), stream)
+
+
+def _answer(node: str, what: str, arguments: Any, options: Any) -> tuple[str, Any]:
+    commands = Commands(Runner(), node, NetlinkObserver())
+    try:
+        call = _OWN.get(what) or getattr(commands, what)
+        return "ok", call(*arguments, **options)
+    except HostError as error:
+        return type(error).__name__, str(error)
+
+
+def watch(kind: str, path: str) -> None:
+    """Write all resources into a file, at every change, until the process is ended."""
+    watcher = Watcher(_observer(kind).events())
+    while True:
+        fresh = Path(f"{path}.new")
+        fresh.write_bytes(pickle.dumps(watcher.resources))
+        fresh.replace(path)
+        watcher.changes(60.0)
+
+
+def _observer(kind: str) -> Observer:
+    return NetlinkObserver() if kind == "netlink" else DrbdsetupObserver(Runner())
+
+
+def _observe(kind: str) -> dict[str, ResourceStatus]:
+    return _observer(kind).status()
+
+
+def _prepare(disk: str, size_bytes: int) -> None:
+    Runner().run(["modprobe", "drbd"], deadline=30.0)
+    fencing.install()
+    fencing.configure()
+    ensure_linear(DeviceMapper(Runner()), BACKING, disk, size_bytes)
+
+
+def _grow(size_bytes: int) -> None:
+    resize_linear(DeviceMapper(Runner()), BACKING, size_bytes)
+
+
+def _remove_backing() -> None:
+    DeviceMapper(Runner()).remove(BACKING)
+
+
+def _lose_events(minor: int) -> tuple[bool, bool, bool]:
+    """Does not read while a lot happens: (lost was said, the table is right after, and stays)."""
+    observer, runner = NetlinkObserver(), Runner()
+    watcher = Watcher(NetlinkStream(receive_buffer=1))
+    for _ in range(30):
+        runner.run(["drbdsetup", "invalidate", str(minor)], deadline=10.0)
+        runner.run(["drbdsetup", "new-resource", "passing"], deadline=10.0)
+        runner.run(["drbdsetup", "down", "passing"], deadline=10.0)
+    lost = watcher.changes(0.0).lost
+    right = watcher.resources == observer.status()
+    while watcher.changes(0.2).names:
+        pass
+    return lost, right, watcher.resources == observer.status()
+
+
+def _timed_status(kind: str, rounds: int) -> float:
+    observer = _observer(kind)
+    observer.status()
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        observer.status()
+    return (time.perf_counter() - begun) / rounds
+
+
+_OWN = {
+    "observe": _observe,
+    "prepare": _prepare,
+    "grow": _grow,
+    "remove_backing": _remove_backing,
+    "lose_events": _lose_events,
+    "timed_status": _timed_status,
+    "grant": fencing.grant,
+    "revoke": fencing.revoke,
+}
