@@ -43,7 +43,6 @@ def test_it_holds_our_packages_and_nothing_else(wheel: Path) -> None:
     information = f"xlss-{VERSION}.dist-info"
     assert {name.split("/")[0] for name in names} == PACKAGES | {information}
     code = [name for name in names if not name.startswith(information)]
-    # What the kernel calls when a peer is lost is a script.
     others = [name for name in code if not name.endswith((".py", ".pyi"))]
     assert others == ["replication/fence_helper"]
     assert f"{information}/licenses/LICENSE" in names
