@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from contextlib import ExitStack
-from types import FrameType
 
 from cluster.groups import Groups
 from cluster.locks import ObjectLocks
@@ -24,6 +21,7 @@ from csi.controller.service import Controller
 from csi.identity import Identity
 from csi.rpc import admin_pb2_grpc
 from csi.server import serve_controller
+from csi.stop_signal import StopSignal
 from node_agent.client import GrpcAgents
 from node_agent.metrics import Metrics, MetricsServer
 from node_agent.version import VERSION
@@ -40,14 +38,7 @@ def run_controller(config: ControllerConfig) -> int:
     Nodes need not answer for that. Raises Refused when another controller has the store, DataLoss
     when the store is lost or damaged, SocketError when the socket cannot be served.
     """
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    with ExitStack() as stack:
+    with StopSignal() as stop, ExitStack() as stack:
         _start(config, stack)
         _log.info("serving", extra={"socket": str(config.csi_socket), "version": VERSION})
         stop.wait()

@@ -6,14 +6,12 @@ It serves before its pools are open, so that a disk that hangs does not keep it 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from contextlib import ExitStack
-from types import FrameType
 
 from csi.identity import Identity
 from csi.node.service import NodeService
 from csi.server import serve_node
+from csi.stop_signal import StopSignal
 from host.command import Runner
 from node_agent.agent import NodeAgent
 from node_agent.config import NodeConfig
@@ -34,14 +32,7 @@ def run_node(config: NodeConfig) -> int:
     Raises SocketError when the CSI socket cannot be served, TlsFilesError when the agent's
     certificate cannot be read, OSError when an address is taken.
     """
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    with ExitStack() as stack:
+    with StopSignal() as stop, ExitStack() as stack:
         _start(config, stack)
         _log.info("serving", extra={"socket": str(config.csi_socket), "version": VERSION})
         stop.wait()
