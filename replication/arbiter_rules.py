@@ -10,6 +10,7 @@ refused on any other: a request that was on its way for long decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from replication.record import (
@@ -82,6 +83,24 @@ def leave(held: Held, asked: Statement) -> Answer:
     if refusal:
         return _refuse(record, refusal)
     return _change(record, f"{node} is out of the set", **_members(record, record.others(node)))
+
+
+def confirm(held: Held, asked: Statement) -> Answer:
+    """The only member, left over by ``leave``, says that its disk has written out its cache.
+
+    From then on it has all by itself, whatever becomes of its power (rule 16).
+    """
+    record, view = held.record, asked.view
+    refusal = _refusal(held, asked)
+    if not refusal and record.members != (view.node,):
+        refusal = f"{view.node} is not the only member of the set"
+    if not refusal and not (record.trusts(view.node, view.boot_id) and _carries(record, view)):
+        refusal = _may_lack(record, view)
+    if not refusal and view.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+        refusal = f"its disk is {view.disk}"
+    if refusal:
+        return _refuse(record, refusal)
+    return _change(record, f"{view.node} has all", active=view.node)
 
 
 def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
@@ -201,6 +220,20 @@ def remove_replica(held: Held, node: str, keeper: Statement) -> Answer:
     )
 
 
+def rolled_back(held: Held, told: Iterable[Statement]) -> str:
+    """Why nothing may be answered, or nothing: an agent has told of a newer record (rule 17).
+
+    To be called before every other function of this module but ``report``. A controller knows what
+    agents told it since it started; when it starts, and when it sees a revision go back, it asks
+    all agents that it reaches first. Once the record has been changed after a roll-back, the
+    epochs alone tell nothing any more.
+    """
+    newer = sorted(known.view.node for known in told if known.epoch > held.record.epoch)
+    if not newer:
+        return ""
+    return f"the store is older than what {', '.join(newer)} has seen: waiting for its report"
+
+
 def report(held: Held, node: str, noted: Record | None) -> Answer:
     """A node tells the newest record that it has seen (rule 17).
 
@@ -277,11 +310,15 @@ def _may_not_serve(record: Record, view: View) -> str:
     if not _carries(record, view):
         return f"the data of {node} is older than generation {record.generation}"
     if not record.trusts(node, view.boot_id):
-        return (
-            f"{node} has started anew and may have lost what its disk's cache held: wait for "
-            f"{record.active}, the last primary, or let a person decide (force-primary)"
-        )
+        return _may_lack(record, view)
     return ""
+
+
+def _may_lack(record: Record, view: View) -> str:
+    return (
+        f"{view.node} has started anew and may have lost what its disk's cache held: wait for "
+        f"{record.active}, the last primary, or let a person decide (force-primary)"
+    )
 
 
 def _carries(record: Record, view: View) -> bool:

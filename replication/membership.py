@@ -34,10 +34,13 @@ from replication.record import (
     Notes,
     Record,
     Role,
+    Statement,
     Users,
     View,
     bare,
 )
+
+WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
 
 
 class Do(StrEnum):
@@ -48,6 +51,7 @@ class Do(StrEnum):
     ASK_ALONE = "ask-alone"  # flush the disk's cache, then arbiter_rules.serve_alone
     ASK_CONNECTED = "ask-connected"  # flush the disk's cache, then arbiter_rules.serve_connected
     ASK_LEAVE = "ask-leave"  # arbiter_rules.leave
+    ASK_CONFIRM = "ask-confirm"  # flush the disk's cache, then arbiter_rules.confirm
     REPORT = "report"  # arbiter_rules.report, with the record of the notes
     ATTACH = "attach"  # set the resource up without connecting it
     CONNECT = "connect"  # drop the remembered permission, then connect
@@ -60,6 +64,7 @@ class Do(StrEnum):
     DEMOTE = "demote"
     SUSPEND_FACE = "suspend-face"
     RESUME_FACE = "resume-face"
+    NEW_GENERATION = "new-generation"  # while StandAlone: drbdsetup new-current-uuid
     OUTDATE = "outdate"
     INVALIDATE = "invalidate"  # take down, make the metadata anew, attach: all has to be resynced
     DETACH = "detach"  # by force
@@ -84,26 +89,19 @@ class Yes:
 
 
 @dataclass(frozen=True)
-class PeerReport:
-    """What the other replica's agent last told a controller, however long ago."""
-
-    view: View
-    revision: int
-
-
-@dataclass(frozen=True)
 class Situation:
     """All that the next action follows from.
 
-    ``held``: the record as just read, or None where that failed. ``peer``: as told by a controller.
-    ``go_alone``: a controller has decided that a survivor need not wait for its peer.
+    ``held``: the record as just read, or None where that failed. ``peer``: what the other replica's
+    agent last told a controller, however long ago. ``go_alone``: a controller has decided that a
+    survivor need not wait for its peer.
     """
 
     view: View
     notes: Notes
     held: Held | None
     yes: Yes | None = None
-    peer: PeerReport | None = None
+    peer: Statement | None = None
     go_alone: bool = False
 
     @property
@@ -153,13 +151,12 @@ def fence_exit_code(
 
 
 def surely_target(own: Generations, peer: Generations) -> bool:
-    """Whether DRBD would resync this replica from that peer, or has nothing to resync (rule 15).
+    """Whether DRBD would resync this replica from that peer (rule 15).
 
-    The peer's report may be old: its history only grows, up to what DRBD forgets, and then the
-    generations are unrelated and DRBD does not connect.
+    Equal generations are not enough: DRBD would resync nothing, and this node may have lost what
+    its disk's cache held. The peer's report may be old: its history only grows, up to what DRBD
+    forgets, and then the generations are unrelated and DRBD does not connect.
     """
-    if own.current == peer.current:
-        return not own.was_primary
     return own.current in (peer.bitmap, *peer.history) and own.bitmap != peer.current
 
 
@@ -173,8 +170,11 @@ def _without_arbiter(view: View) -> Action:
 
 def _as_primary(now: Situation) -> Action:
     view, record = now.view, now.record
+    in_set = view.node in record.members
+    if view.disk is Disk.DISKLESS and in_set and not now.notes.disk_failed:
+        return _note_failure(now)  # in the set, nothing but a failure makes it diskless
     through_peer = view.disk is Disk.DISKLESS and view.connected and now.peer_in_set
-    if record.primary != view.node or (view.node not in record.members and not through_peer):
+    if record.primary != view.node or not (in_set or through_peer):
         return _stop_serving(now)
     if view.disk is Disk.DISKLESS:
         return _diskless_primary(now)
@@ -196,10 +196,14 @@ def _note_failure(now: Situation) -> Action:
 
 def _diskless_primary(now: Situation) -> Action:
     view, record = now.view, now.record
-    if not now.notes.disk_failed:
-        return _note_failure(now)
     if view.suspended or not view.connected:
-        return Action(Do.WAIT, "its own disk failed and its peer is not there: I/O is frozen")
+        if now.peer_in_set and view.connection is Connection.STANDALONE:
+            return Action(Do.CONNECT, "frozen: its own disk failed, the peer may still be there")
+        if now.peer_in_set:
+            return Action(Do.WAIT, "frozen: its own disk failed, and its peer is not there")
+        return Action(
+            Do.WAIT, "frozen: the disk of the last replica failed: a person has to decide"
+        )
     if view.node in record.members:
         return Action(Do.ASK_LEAVE, "its own disk failed: only the peer has what is written now")
     return Action(Do.WAIT, "serving through the peer: its own disk failed and has to be replaced")
@@ -218,13 +222,22 @@ def _go_on_alone(now: Situation) -> Action:
 
 
 def _stop_serving(now: Situation) -> Action:
-    """A primary that may be none: its users go first, so that nobody hears of a write (rule 10)."""
+    """A primary that may be none: its users go first, so that nobody hears of a write (rule 10).
+
+    A frozen one that is still in the set keeps its disk: either the peer takes it out, or comes
+    back, or the volume is published here again.
+    """
     view = now.view
+    in_set = view.node in now.record.members
     if view.users is Users.STUCK:
         return Action(Do.REPORT_REBOOT, "its processes cannot be killed: the node needs a reboot")
     if view.users is not Users.NONE:
         return Action(Do.KILL_USERS, "the volume is not this node's any more")
     if view.suspended and view.disk is not Disk.DISKLESS:
+        if in_set and view.connection is Connection.STANDALONE and now.peer_in_set:
+            return Action(Do.CONNECT, "frozen and to be demoted: the peer may still be there")
+        if in_set:
+            return Action(Do.WAIT, "frozen and to be demoted: waiting for the other node")
         return Action(Do.DETACH, "what is pending must not reach the disk")
     if view.suspended or view.face_suspended:
         return _resume(now)
@@ -256,9 +269,22 @@ def _connect_alone(now: Situation) -> Action:
     """The only member meets the other again when that one is surely no primary (rule 9)."""
     if now.view.grant:
         return Action(Do.REMOVE_GRANT, "no grant outlives StandAlone")
+    if not now.peer_in_set and _equal_outside(now):
+        return Action(Do.NEW_GENERATION, "the other replica is out of the set: it has to resync")
     if now.peer_in_set or _peer_has_read(now, Role.SECONDARY):
         return Action(Do.CONNECT, "the peer is no primary")
     return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
+
+
+def _equal_outside(now: Situation) -> bool:
+    """Whether a replica outside the set carries the generation of this one, the only member."""
+    return (
+        not now.peer_in_set
+        and _peer_has_read(now)
+        and now.peer is not None
+        and now.peer.view.disk not in (Disk.ABSENT, Disk.DISKLESS)
+        and now.peer.view.generations.current == now.view.generations.current
+    )
 
 
 def _peer_has_read(now: Situation, role: Role | None = None) -> bool:
@@ -267,7 +293,7 @@ def _peer_has_read(now: Situation, role: Role | None = None) -> bool:
     return (
         now.peer is not None
         and now.peer.revision >= now.held.revision
-        and not now.peer.view.suspended
+        and not (now.peer.view.suspended and now.peer.view.role is Role.PRIMARY)
         and (role is None or now.peer.view.role is role)
     )
 
@@ -294,13 +320,19 @@ def _in_the_set(now: Situation) -> Action:
             return Action(Do.ASK_LEAVE, "the disk failed")
         return Action(Do.WAIT, "the disk of the last replica failed: a person has to decide")
     if not record.trusts(view.node, view.boot_id):
-        return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost what was written")
+        if now.peer_in_set:
+            return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
+        return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
+    if not now.peer_in_set and record.active not in ("", view.node) and view.disk in WHOLE:
+        return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
     if record.primary == view.node:
         return _promote(now)
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not this node's volume")
+    if view.connection is Connection.CONNECTING and _equal_outside(now):
+        return Action(Do.FORCE_DISCONNECT, "to begin a new generation first")
     return Action(Do.WAIT, "in the set")
 
 
@@ -308,7 +340,7 @@ def _promote(now: Situation) -> Action:
     view, record = now.view, now.record
     if view.connected and not now.go_alone and record.forced != view.node:
         return _promote_connected(now)
-    if record.forced != view.node and view.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+    if record.forced != view.node and view.disk not in WHOLE:
         if view.connection is Connection.STANDALONE:
             return _connect_alone(now)
         return Action(
@@ -354,21 +386,20 @@ def _outside(now: Situation) -> Action:
     view = now.view
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not in the set")
-    if view.connected:
+    if view.connected and not now.notes.disk_failed:
         return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
     if now.notes.disk_failed:
         if view.disk is not Disk.INCONSISTENT:
             return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
         return Action(Do.NOTE, "the disk is filled anew", Notes(now.notes.record, False))
-    if view.disk in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+    if view.disk in WHOLE:
         return Action(Do.OUTDATE, "out of the set: it may lack what was written since")
-    if not _peer_has_read(now):
-        return Action(Do.WAIT, "out of the set: waiting for the agent of the complete replica")
-    assert now.peer is not None
-    target = view.disk is Disk.INCONSISTENT or surely_target(
-        view.generations, now.peer.view.generations
-    )
-    if not target:
+    if now.peer is None or not _peer_has_read(now) or now.peer.view.disk not in WHOLE:
+        return Action(Do.WAIT, "out of the set: waiting for the complete replica and its agent")
+    peer = now.peer.view.generations
+    if view.disk is not Disk.INCONSISTENT and view.generations.current == peer.current:
+        return Action(Do.WAIT, "out of the set: the complete replica begins a new generation first")
+    if view.disk is not Disk.INCONSISTENT and not surely_target(view.generations, peer):
         return Action(Do.INVALIDATE, "it might become the source: it is filled anew instead")
     if view.connection is Connection.STANDALONE:
         return Action(Do.CONNECT, "the peer's data is newer: resync")

@@ -85,12 +85,7 @@ class Record:
         The last primary flushed its own disk whenever its users asked for that; the other side may
         have lost what it had acknowledged, in its disk's cache (rule 16).
         """
-        return (
-            self.caches_safe
-            or self.active in ("", node)
-            or not self.others(node)
-            or self.boot_of(node) == boot_id
-        )
+        return self.caches_safe or self.active in ("", node) or self.boot_of(node) == boot_id
 
     def trusts_member(self, node: str, boot_id: str) -> bool:
         """As ``trusts``; of a node outside the set nothing is believed that could be wrong."""
@@ -154,7 +149,7 @@ class View:
     suspended: bool = False  # frozen by the kernel, because the peer or the data was lost
     face_suspended: bool = False  # by the agent (rule 11)
     users: Users = Users.NONE
-    grant: bool = False  # a grant for the fence helper lies there
+    grant: bool = False  # a grant of this boot for the fence helper lies there
     generations: Generations = Generations()
 
     @property

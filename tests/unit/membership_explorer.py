@@ -1,4 +1,4 @@
-"""Searches through the worlds of ``membership_model``: all up to a bound, or at random beyond it."""
+"""Searches through the worlds of ``membership_model``: all up to a bound, or at random beyond."""
 
 from __future__ import annotations
 
@@ -92,6 +92,8 @@ def healed(world: World) -> str:
     for index, node in enumerate(world.nodes):
         boot = node.boot if node.up else node.boot + 1
         world = model.put(world, index, up=True, broken=False, boot=boot)
+        if not any(asked[:2] == (index, node.waiting) for asked in world.asks):
+            world = model.put(world, index, waiting=None)  # by its deadline
     for _ in range(60):
         before = world
         world = _publish_somewhere(_round(world))
@@ -104,7 +106,7 @@ def healed(world: World) -> str:
     reasons = [model.decide(world, index).reason for index in (0, 1)]
     if any("person" in reason for reason in reasons):
         return ""
-    return f"stuck when healed: {reasons}, {world.held.record}, {world.nodes}"
+    return f"stuck when healed: {reasons}, {world}"
 
 
 def _round(world: World) -> World:
@@ -134,4 +136,8 @@ def _publish_somewhere(world: World) -> World:
 
 def _serves(world: World) -> bool:
     whole = len(world.held.record.members) == 2
-    return whole and any(model.can_write(world, index) for index in (0, 1))
+    for index, node in enumerate(world.nodes):
+        # Through the peer until the disk is replaced: that is said, and a controller's task.
+        if model.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
+            return True
+    return False

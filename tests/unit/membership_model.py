@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from replication import arbiter_rules, membership
 from replication.arbiter_rules import Answer
-from replication.membership import Action, Do, PeerReport, Situation, Yes
+from replication.membership import Action, Do, Situation, Yes
 from replication.record import (
     CONNECTED,
     Boot,
@@ -34,7 +34,7 @@ from replication.record import (
 )
 
 NAMES = ("a", "b")
-ASKS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_LEAVE, Do.REPORT)
+ASKS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_LEAVE, Do.ASK_CONFIRM, Do.REPORT)
 WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
 # What is decided, and then carried out much later by an agent that was paused in between.
 PAUSED = (
@@ -61,6 +61,7 @@ class Node(NamedTuple):
     connection: Connection = Connection.CONNECTED
     frozen: bool = False
     new_generation: bool = False  # begins with the thaw
+    exposed: str = ""  # of a diskless primary: the generation that its users have seen
     pending: int = 0  # a write that nobody has acknowledged yet
     users: bool = False
     face_suspended: bool = False
@@ -91,7 +92,7 @@ class World(NamedTuple):
     session: bool = True  # the connection that both know of is alive
     arbiter: tuple[bool, bool] = (True, True)
     asks: tuple[tuple[int, Do, Statement], ...] = ()
-    told: tuple[PeerReport | None, PeerReport | None] = (None, None)
+    told: tuple[Statement | None, Statement | None] = (None, None)
     acknowledged: int = 0
     written: int = 0
     generations: int = 1
@@ -104,6 +105,7 @@ class Kernel:
 
     cut_by_force = True  # rule 5: False lets the connection be while the arbiter is asked
     freezes = True  # rule 2
+    compares_epochs = True  # rule 17
 
 
 def both() -> Record:
@@ -212,6 +214,11 @@ def handshake(world: World) -> World:
     )
     if first.role is Role.PRIMARY and second.role is Role.PRIMARY:
         return alone
+    for node, peer in ((first, second), (second, first)):
+        # "Can only connect to data with current UUID"
+        diskless = node.disk is Disk.DISKLESS and node.role is Role.PRIMARY
+        if diskless and peer.disk is not Disk.DISKLESS and node.exposed != peer.current:
+            return alone
     if Disk.DISKLESS in (first.disk, second.disk):
         return _connected(world, 0)
     who = direction(first, second)
@@ -235,7 +242,8 @@ def _connected(world: World, who: int) -> World:
     for index in (0, 1):
         node = world.nodes[index]
         # What is pending is sent again, and acknowledged when the peer has it.
-        world = put(world, index, frozen=False, new_generation=False)
+        data = node.disk in WHOLE or world.nodes[1 - index].disk in WHOLE
+        world = put(world, index, frozen=node.frozen and not data, new_generation=False)
         disk = node.disk
         if disk is Disk.CONSISTENT or (disk is Disk.OUTDATED and who == 0 and whole):
             disk = Disk.UP_TO_DATE
@@ -297,22 +305,22 @@ def disk_fails(world: World, index: int) -> World:
         world = fresh(world, 1 - index)
         if peer.role is Role.PRIMARY:
             world = acknowledge(world, 1 - index)
+    seen = world.nodes[1 - index if talking else index].current
+    world = put(world, index, exposed=seen)
     if node.role is Role.PRIMARY and not (talking and peer.disk is Disk.UP_TO_DATE):
         world = put(world, index, frozen=True)
+    if peer.role is Role.PRIMARY and talking and peer.disk is not Disk.UP_TO_DATE:
+        world = put(world, 1 - index, frozen=True)  # no data is left within reach
     return world
 
 
 def power_off(world: World, index: int) -> World:
     node = world.nodes[index]
     world = world._replace(session=False)
-    return put(
-        world,
-        index,
-        **{"up": False, "disk": Disk.ABSENT, "role": Role.SECONDARY, "frozen": False},
-        **{"connection": Connection.STANDALONE, "new_generation": False, "pending": 0},
-        **{"users": False, "face_suspended": False, "yes": None, "waiting": None, "todo": None},
-        data=node.stable,
-    )
+    world = put(world, index, up=False, disk=Disk.ABSENT, role=Role.SECONDARY, data=node.stable)
+    world = put(world, index, connection=Connection.STANDALONE, frozen=False, pending=0)
+    world = put(world, index, new_generation=False, users=False, face_suspended=False)
+    return put(world, index, yes=None, waiting=None, todo=None)
 
 
 # ---- the agent ----
@@ -337,7 +345,7 @@ def view_of(world: World, index: int) -> View:
         node.frozen,
         node.face_suspended,
         Users.ALIVE if node.users else Users.NONE,
-        node.grant != 0,
+        node.grant == node.boot,
         Generations(node.current, node.bitmap, history, node.was_primary),
     )
 
@@ -371,24 +379,35 @@ def carry_out(world: World, index: int, action: Action) -> World | None:
         return promote(world, index)
     if do in (Do.ATTACH, Do.INVALIDATE):
         return set_up(world, index, anew=do is Do.INVALIDATE)
+    if do in _SIMPLE:
+        return put(world, index, **_SIMPLE[do](node))
     if do is Do.NOTE:
         return put(world, index, notes=action.notes)
+    return drbd(world, index, do)
+
+
+def drbd(world: World, index: int, do: Do) -> World | None:
+    node = world.nodes[index]
     if do is Do.CONNECT:
         standing = node.connection is Connection.STANDALONE and node.disk is not Disk.ABSENT
         world = put(world, index, yes=None)
         return put(world, index, connection=Connection.CONNECTING) if standing else None
     if do is Do.FORCE_DISCONNECT:
         return cut(world, index, Connection.STANDALONE) if Kernel.cut_by_force else None
+    if do is Do.NEW_GENERATION:
+        if node.connection is not Connection.STANDALONE or node.disk is Disk.DISKLESS:
+            return None
+        world = put(world, index, bitmap="", history=node.history | ({node.bitmap} - {""}))
+        return fresh(world, index)
     if do is Do.RESUME_IO:
         return thaw(world, index)
     if do is Do.DEMOTE:
         if node.connection in CONNECTED and world.session:  # an idle connection sends its barrier
             world = put(world, 1 - index, stable=world.nodes[1 - index].data)
         return put(world, index, role=Role.SECONDARY, was_primary=False)
-    if do is Do.TAKE_DOWN:
-        world = cut(world, index, Connection.STANDALONE)
-        return put(world, index, disk=Disk.ABSENT, role=Role.SECONDARY, frozen=False, pending=0)
-    return put(world, index, **_SIMPLE[do](node))
+    assert do is Do.TAKE_DOWN, do
+    world = cut(world, index, Connection.STANDALONE)
+    return put(world, index, disk=Disk.ABSENT, role=Role.SECONDARY, frozen=False, pending=0)
 
 
 _SIMPLE = {
@@ -424,6 +443,7 @@ def set_up(world: World, index: int, anew: bool) -> World | None:
     if anew:
         world = cut(world, index, Connection.STANDALONE)
         blank = {"current": "", "bitmap": "", "history": frozenset(), "was_primary": False}
+        world = put(world, index, role=Role.SECONDARY, frozen=False, pending=0)
         return put(world, index, meta=Disk.INCONSISTENT, disk=Disk.INCONSISTENT, **blank)
     disk = Disk.CONSISTENT if node.meta is Disk.UP_TO_DATE else node.meta
     return put(world, index, disk=disk, connection=Connection.STANDALONE)
@@ -440,10 +460,13 @@ def answer(world: World, position: int, heard: bool) -> World:
         Do.ASK_ALONE: lambda: arbiter_rules.serve_alone(held, asked),
         Do.ASK_CONNECTED: lambda: arbiter_rules.serve_connected(held, asked),
         Do.ASK_LEAVE: lambda: arbiter_rules.leave(held, asked),
+        Do.ASK_CONFIRM: lambda: arbiter_rules.confirm(held, asked),
         Do.REPORT: lambda: arbiter_rules.report(
             held, NAMES[index], world.nodes[index].notes.record
         ),
     }[do]()
+    if do is not Do.REPORT and rolled_back(world):
+        result = Answer(False, held.record, "the store has been rolled back")
     world = write(world, result)
     if not heard or world.nodes[index].waiting is not do:
         return world
@@ -458,11 +481,14 @@ def write(world: World, result: Answer) -> World:
     return world._replace(held=Held(result.record, world.held.revision + 1))
 
 
-def stated(world: World, index: int) -> Statement | None:
-    told = world.told[index]
-    if told is None:
-        return None
-    return Statement(told.view, told.revision, 0)
+def tell(world: World, index: int) -> World:
+    told = Statement(view_of(world, index), world.held.revision, world.nodes[index].notes.epoch)
+    return world._replace(told=(told, world.told[1]) if index == 0 else (world.told[0], told))
+
+
+def rolled_back(world: World) -> bool:
+    told = [known for known in world.told if known is not None]
+    return Kernel.compares_epochs and bool(arbiter_rules.rolled_back(world.held, told))
 
 
 # ---- what may happen ----
@@ -489,8 +515,8 @@ def progress(world: World) -> Iterator[tuple[str, World]]:
     for position, (index, do, _) in enumerate(world.asks):
         if world.arbiter[index] or world.nodes[index].waiting is not do:
             yield f"arbiter answers {NAMES[index]} {do}", answer(world, position, True)
-    one, other = stated(world, 0), stated(world, 1)
-    if one is not None and other is not None:
+    one, other = world.told
+    if one is not None and other is not None and not rolled_back(world):
         result = arbiter_rules.rejoin(world.held, one, other)
         needed = set(result.record.members) != set(world.held.record.members)
         if result.granted and needed:
@@ -501,9 +527,15 @@ def _kernel(world: World, index: int) -> Iterator[tuple[str, World]]:
     node, peer, name = world.nodes[index], world.nodes[1 - index], NAMES[index]
     if node.connection in CONNECTED and not world.session:
         yield f"{name} notices the loss", notice_loss(world, index, Connection.CONNECTING)
+    rightful = world.arbiter[index] and world.held.record.primary == name
+    if node.role is Role.PRIMARY and rightful and not node.users and not node.frozen:
+        yield f"{name} users start", put(world, index, users=True)
     if node.pending and not node.frozen and node.connection in CONNECTED and world.session:
         if peer.disk is not Disk.DISKLESS:
-            world = put(world, 1 - index, data=peer.data | node.pending)
+            data, stable = peer.data | node.pending, peer.stable
+            if node.disk is Disk.DISKLESS:  # flushes of the users go to the peer, then
+                stable |= node.pending
+            world = put(world, 1 - index, data=data, stable=stable)
         yield f"{name} write acknowledged", acknowledge(world, index)
     elif can_write(world, index) and world.budget.writes:
         yield f"{name} writes", write_one(spend(world, "writes"), index)
@@ -512,10 +544,14 @@ def _kernel(world: World, index: int) -> Iterator[tuple[str, World]]:
 def can_write(world: World, index: int) -> bool:
     node = world.nodes[index]
     serving = node.role is Role.PRIMARY and node.users and not node.frozen
-    reached = node.disk is not Disk.DISKLESS or (
-        node.connection in CONNECTED and world.nodes[1 - index].disk is not Disk.DISKLESS
-    )
-    return serving and reached and not node.face_suspended and not node.pending
+    return serving and reached(world, index) and not node.face_suspended and not node.pending
+
+
+def reached(world: World, index: int) -> bool:
+    """Whether the node has a disk, its own or its peer's."""
+    node, peer = world.nodes[index], world.nodes[1 - index]
+    through_peer = node.connection in CONNECTED and peer.disk is not Disk.DISKLESS
+    return node.disk is not Disk.DISKLESS or through_peer
 
 
 def write_one(world: World, index: int) -> World:
@@ -533,10 +569,9 @@ def write_one(world: World, index: int) -> World:
 def _agent(world: World, index: int) -> Iterator[tuple[str, World]]:
     node, name = world.nodes[index], NAMES[index]
     if world.arbiter[index]:
-        told = PeerReport(view_of(world, index), world.held.revision)
-        if told != world.told[index]:
-            both = (told, world.told[1]) if index == 0 else (world.told[0], told)
-            yield f"{name} tells", world._replace(told=both)
+        after = tell(world, index)
+        if after.told != world.told:
+            yield f"{name} tells", after
     if node.waiting is not None:
         return
     if node.todo is not None:
@@ -570,10 +605,18 @@ def faults(world: World) -> Iterator[tuple[str, World]]:
         yield "link back", world._replace(link=True)
     if world.budget.faults:
         yield from _new_faults(spend(world, "faults"))
+    yield from _rollback(world)
+
+
+def _rollback(world: World) -> Iterator[tuple[str, World]]:
     if world.budget.rollbacks and all(world.arbiter) and world.held != world.backup:
         newer = [node.notes.epoch > world.backup.record.epoch for node in world.nodes if node.up]
         if any(newer):
-            yield "store rolled back", spend(world, "rollbacks")._replace(held=world.backup)
+            after = spend(world, "rollbacks")._replace(held=world.backup)
+            for index, node in enumerate(world.nodes):
+                if node.up:  # the controllers start anew, and ask first
+                    after = tell(after, index)
+            yield "store rolled back", after
 
 
 def _reach(world: World, index: int, reached: bool) -> World:
@@ -584,10 +627,13 @@ def _reach(world: World, index: int, reached: bool) -> World:
 def _new_faults(world: World) -> Iterator[tuple[str, World]]:
     for index, name in enumerate(NAMES):
         node = world.nodes[index]
-        if node.up:
+        # DRBD 8.4 goes on without its disk; until the agent has noted that, the loss of power of
+        # that primary is a second failure at the same time (the window of rule 11).
+        unnoted = node.disk is Disk.DISKLESS and not node.notes.disk_failed
+        if node.up and not (unnoted and node.role is Role.PRIMARY):
             yield f"{name} power off", power_off(world, index)
-            if not node.broken:
-                yield f"{name} disk fails", disk_fails(world, index)
+        if node.up and not node.broken:
+            yield f"{name} disk fails", disk_fails(world, index)
         if world.arbiter[index]:
             yield f"{name} loses the arbiter", _reach(world, index, False)
         if node.waiting is not None:
@@ -599,7 +645,7 @@ def _new_faults(world: World) -> Iterator[tuple[str, World]]:
 
 
 def decisions(world: World) -> Iterator[tuple[str, World]]:
-    if not world.budget.decisions:
+    if not world.budget.decisions or rolled_back(world):
         return
     record = world.held.record
     left = spend(world, "decisions")
@@ -642,7 +688,7 @@ def acknowledges(world: World, index: int) -> bool:
     node = world.nodes[index]
     if node.role is not Role.PRIMARY or not node.users or node.frozen or not node.up:
         return False
-    return node.connection not in CONNECTED or world.session
+    return reached(world, index) and (node.connection not in CONNECTED or world.session)
 
 
 def promotable(world: World, index: int) -> bool:
