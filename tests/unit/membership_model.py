@@ -263,6 +263,8 @@ def _connected(world: World, who: int) -> World:
         meta=Disk.INCONSISTENT,
         current=world.nodes[source].bitmap,
         bitmap="",
+        data=0,  # half of one, half of the other: good for nothing before the end
+        stable=0,
     )
     return put(world, source, connection=Connection.SYNC_SOURCE)
 
@@ -376,7 +378,7 @@ def carry_out(world: World, index: int, action: Action) -> World | None:
         stated = Statement(view_of(world, index), world.held.revision, node.notes.epoch)
         return world._replace(asks=(*world.asks, (index, do, stated)))
     if do in (Do.PROMOTE, Do.PROMOTE_BY_FORCE):
-        return promote(world, index)
+        return promote(world, index, by_force=do is Do.PROMOTE_BY_FORCE)
     if do in (Do.ATTACH, Do.INVALIDATE):
         return set_up(world, index, anew=do is Do.INVALIDATE)
     if do in _SIMPLE:
@@ -421,12 +423,13 @@ _SIMPLE = {
 }
 
 
-def promote(world: World, index: int) -> World | None:
+def promote(world: World, index: int, by_force: bool) -> World | None:
     node, peer = world.nodes[index], world.nodes[1 - index]
     connected = node.connection in CONNECTED
     if connected and (not world.session or peer.role is Role.PRIMARY):
         return None
-    if not connected and (node.disk not in WHOLE or fence_helper(node, index) not in (4, 7)):
+    fenced = fence_helper(node, index) in (4, 7)
+    if not connected and not (fenced and (by_force or node.disk in WHOLE)):
         return None  # "Refusing to be Primary while peer is not outdated"
     if node.disk is Disk.ABSENT:
         return None
