@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import membership_model as model
-from membership_model import World
-
 from replication import arbiter_rules
 from replication.record import Disk
+from tests.unit import membership_model as model
+from tests.unit.membership_model import World
 
 Events = Callable[[World], Iterator[tuple[str, World]]]
 

@@ -197,9 +197,10 @@ def direction(own: Node, peer: Node) -> int | None:
     if Disk.INCONSISTENT in (own.disk, peer.disk) and own.disk is not peer.disk:
         return -1 if own.disk is Disk.INCONSISTENT else 1
     if own.current == peer.current:
-        if own.was_primary != peer.was_primary:
-            return 1 if own.was_primary else -1
-        return 0
+        # The flag counts for a node that stopped while primary, not for one that is primary.
+        own_crashed = own.was_primary and own.role is not Role.PRIMARY
+        peer_crashed = peer.was_primary and peer.role is not Role.PRIMARY
+        return int(own_crashed) - int(peer_crashed)
     if own.current == peer.bitmap or own.current in peer.history:
         return -1
     if peer.current == own.bitmap or peer.current in own.history:
