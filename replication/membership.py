@@ -267,6 +267,8 @@ def _connect_alone(now: Situation) -> Action:
     """The only member meets the other again when that one is surely no primary (rule 9)."""
     if now.view.grant:
         return Action(Do.REMOVE_GRANT, "no grant outlives StandAlone")
+    if now.record.replicas == (now.view.node,):
+        return Action(Do.WAIT, "the only replica: nothing to connect to")
     if not now.peer_in_set and _equal_outside(now):
         return Action(Do.NEW_GENERATION, "the other replica is out of the set: it has to resync")
     if now.peer_in_set or _peer_has_read(now, Role.SECONDARY):

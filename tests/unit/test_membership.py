@@ -233,6 +233,7 @@ def test_the_survivor_stays_alone_until_the_other_is_no_primary() -> None:
     assert does(serving, ONLY_A, peer=states(view("b"), revision=8)).do is Do.WAIT
     assert does(serving, ONLY_A, peer=states(view("b"))).do is Do.CONNECT
     assert does(replace(serving, grant=True), ONLY_A).do is Do.REMOVE_GRANT
+    assert "only replica" in does(serving, replace(ONLY_A, replicas=("a",))).reason
 
 
 def test_a_replica_outside_comes_back_only_as_a_target() -> None:
