@@ -1,0 +1,406 @@
+"""What an agent does next for a replicated volume: a pure function, one action at a time.
+
+The agent's loop reads the record (or knows that it could not), looks at its kernel, calls
+``next_action``, carries out that one action, and begins anew; what it decided upon is never older
+than one action. The loop remembers one thing only, the permission of its last request (``Yes``),
+and drops it when it carries out Connect, when its request fails, and by being restarted.
+
+The smallest state that makes this right:
+
+- in the store, the ``Record``; the arbiter's part is in ``arbiter_rules``;
+- on the node, durably and not on the volume's own disk, ``Notes``: the newest record seen, and
+  whether the disk has failed;
+- in the kernel, DRBD's own: its freeze, its generations, StandAlone.
+
+What carries the proof: *a node of the set that the record trusts has all that was acknowledged.*
+It holds because an acknowledgement needs both disks, or a primary that was permitted to serve
+alone; that permission takes the other node out of the set in the same write; and a node comes in
+only where both stood connected and equal at the very revision that is written over. A permission to
+serve alone cannot grow stale: its node is StandAlone, and nobody but its own agent connects again.
+
+How each rule of membership is held, and by which test, is in docs/membership.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from replication.record import (
+    Connection,
+    Disk,
+    Generations,
+    Held,
+    Notes,
+    Record,
+    Role,
+    Statement,
+    Users,
+    View,
+    bare,
+)
+
+WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
+
+
+class Do(StrEnum):
+    """What the loop can carry out; each may be repeated."""
+
+    WAIT = "wait"  # nothing to do now; the reason is for people
+    NOTE = "note"  # write the notes given with it durably
+    ASK_ALONE = "ask-alone"  # flush the disk's cache, then arbiter_rules.serve_alone
+    ASK_CONNECTED = "ask-connected"  # flush the disk's cache, then arbiter_rules.serve_connected
+    ASK_LEAVE = "ask-leave"  # arbiter_rules.leave
+    ASK_CONFIRM = "ask-confirm"  # flush the disk's cache, then arbiter_rules.confirm
+    REPORT = "report"  # arbiter_rules.report, with the record of the notes
+    ATTACH = "attach"  # set the resource up without connecting it
+    CONNECT = "connect"  # drop the remembered permission, then connect
+    FORCE_DISCONNECT = "force-disconnect"
+    RESUME_IO = "resume-io"
+    WRITE_GRANT = "write-grant"  # volume, epoch, boot id; for the fence helper
+    REMOVE_GRANT = "remove-grant"
+    PROMOTE = "promote"
+    PROMOTE_BY_FORCE = "promote-by-force"
+    DEMOTE = "demote"
+    SUSPEND_FACE = "suspend-face"
+    RESUME_FACE = "resume-face"
+    NEW_GENERATION = "new-generation"  # while StandAlone: drbdsetup new-current-uuid
+    OUTDATE = "outdate"
+    INVALIDATE = "invalidate"  # take down, make the metadata anew, attach: all has to be resynced
+    DETACH = "detach"  # by force
+    TAKE_DOWN = "take-down"
+    KILL_USERS = "kill-users"
+    REPORT_REBOOT = "report-reboot"  # nothing but a reboot ends this node's users
+
+
+@dataclass(frozen=True)
+class Action:
+    do: Do
+    reason: str  # in words, for events and status
+    notes: Notes | None = None  # of NOTE
+
+
+@dataclass(frozen=True)
+class Yes:
+    """A permission that the agent's loop remembers: that of the record's present epoch."""
+
+    epoch: int
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that the next action follows from.
+
+    ``held``: the record as just read, or None where that failed. ``peer``: what the other replica's
+    agent last told a controller, however long ago. ``go_alone``: a controller has decided that a
+    survivor need not wait for its peer.
+    """
+
+    view: View
+    notes: Notes
+    held: Held | None
+    yes: Yes | None = None
+    peer: Statement | None = None
+    go_alone: bool = False
+
+    @property
+    def record(self) -> Record:
+        assert self.held is not None  # next_action goes no further without one
+        return self.held.record
+
+    @property
+    def peer_in_set(self) -> bool:
+        return bool(self.record.others(self.view.node))
+
+
+def next_action(now: Situation) -> Action:
+    """The one action to carry out; WAIT says what for."""
+    view, notes = now.view, now.notes
+    if now.held is None:
+        return _without_arbiter(view)
+    record = now.held.record
+    reported = any(known.node == view.node for known in record.reports)
+    if not reported and (record.quarantine or record.epoch < notes.epoch):
+        return Action(Do.REPORT, "the store is older than what its nodes have seen")
+    if record.quarantine:
+        return Action(Do.WAIT, record.quarantine)
+    if record.epoch > notes.epoch:
+        return Action(Do.NOTE, "keep the newest record", Notes(bare(record), notes.disk_failed))
+    if view.role is Role.PRIMARY:
+        return _as_primary(now)
+    if view.disk is Disk.DISKLESS and not notes.disk_failed:
+        return _note_failure(now)
+    if view.disk is Disk.ABSENT or view.node not in record.replicas:
+        return _set_up(now)
+    if view.node in record.members:
+        return _in_the_set(now)
+    return _outside(now)
+
+
+def fence_exit_code(
+    grant_volume: str, grant_boot_id: str, grant_epoch: int, volume: str, boot_id: str
+) -> int:
+    """What the kernel's fence helper answers, from the grant alone (rule 8).
+
+    7 (the peer is fenced) with a grant of this volume and this boot; 1, which DRBD knows no meaning
+    of and so stays frozen, without (an empty volume, epoch 0). drbd.conf(5), "fence-peer".
+    """
+    granted = grant_epoch > 0 and (grant_volume, grant_boot_id) == (volume, boot_id)
+    return 7 if granted and volume and boot_id else 1
+
+
+def surely_target(own: Generations, peer: Generations) -> bool:
+    """Whether DRBD would resync this replica from that peer (rule 15).
+
+    Equal generations are not enough: DRBD would resync nothing, and this node may have lost what
+    its disk's cache held. The peer's report may be old: its history only grows, up to what DRBD
+    forgets, and then the generations are unrelated and DRBD does not connect.
+    """
+    return own.current in (peer.bitmap, *peer.history) and own.bitmap != peer.current
+
+
+def _without_arbiter(view: View) -> Action:
+    # A frozen primary may meet its peer again: what DRBD then sends once more, both will have.
+    if view.suspended and view.connection is Connection.STANDALONE and view.disk is not Disk.ABSENT:
+        return Action(Do.CONNECT, "no arbiter answers: the peer may still be there")
+    frozen = "I/O is frozen until it does" if view.suspended else "nothing changes until it does"
+    return Action(Do.WAIT, f"no arbiter answers: {frozen}")
+
+
+def _as_primary(now: Situation) -> Action:
+    view, record = now.view, now.record
+    in_set = view.node in record.members
+    if view.disk is Disk.DISKLESS and in_set and not now.notes.disk_failed:
+        return _note_failure(now)  # in the set, nothing but a failure makes it diskless
+    through_peer = view.disk is Disk.DISKLESS and view.connected and now.peer_in_set
+    if record.primary != view.node or not (in_set or through_peer):
+        return _stop_serving(now)
+    if view.disk is Disk.DISKLESS:
+        return _diskless_primary(now)
+    peer_whole = view.connected and view.peer_disk is Disk.UP_TO_DATE
+    if view.suspended or (now.peer_in_set and not peer_whole):
+        return _go_on_alone(now)
+    if view.grant:
+        return Action(Do.REMOVE_GRANT, "promoted: the grant has served")
+    if view.face_suspended:
+        return Action(Do.RESUME_FACE, "the failed replica is out of the set")
+    if view.connection is Connection.STANDALONE:
+        return _connect_alone(now)
+    return Action(Do.WAIT, "serving" if now.peer_in_set else "serving; the peer has to resync")
+
+
+def _note_failure(now: Situation) -> Action:
+    return Action(Do.NOTE, "keep that the disk failed", Notes(now.notes.record, True))
+
+
+def _diskless_primary(now: Situation) -> Action:
+    view, record = now.view, now.record
+    if view.suspended or not view.connected:
+        if now.peer_in_set and view.connection is Connection.STANDALONE:
+            return Action(Do.CONNECT, "frozen: its own disk failed, the peer may still be there")
+        if now.peer_in_set and not view.connected:
+            return Action(Do.WAIT, "frozen: its own disk failed, and its peer is not there")
+        return Action(Do.WAIT, "frozen: no complete replica is left: a person has to decide")
+    if view.node in record.members:
+        return Action(Do.ASK_LEAVE, "its own disk failed: only the peer has what is written now")
+    return Action(Do.WAIT, "serving through the peer: its own disk failed and has to be replaced")
+
+
+def _go_on_alone(now: Situation) -> Action:
+    """A primary whose peer, or the peer's disk, is lost (rules 5 and 11)."""
+    view = now.view
+    if not view.suspended and not view.face_suspended:
+        return Action(Do.SUSPEND_FACE, "the peer's disk is lost: no write before it is out")
+    if view.connection is not Connection.STANDALONE:
+        return Action(Do.FORCE_DISCONNECT, "the peer must not come back while the arbiter decides")
+    if not _may_alone(now):
+        return Action(Do.ASK_ALONE, "frozen: the peer has to be out of the set first")
+    return _resume(now)
+
+
+def _stop_serving(now: Situation) -> Action:
+    """A primary that may be none: its users go first, so that nobody hears of a write (rule 10).
+
+    A frozen one that is still in the set keeps its disk: either the peer takes it out, or comes
+    back, or the volume is published here again.
+    """
+    view = now.view
+    in_set = view.node in now.record.members
+    if view.users is Users.STUCK:
+        return Action(Do.REPORT_REBOOT, "its processes cannot be killed: the node needs a reboot")
+    if view.users is not Users.NONE:
+        return Action(Do.KILL_USERS, "the volume is not this node's any more")
+    if view.suspended and view.disk is not Disk.DISKLESS:
+        if in_set and view.connection is Connection.STANDALONE and now.peer_in_set:
+            return Action(Do.CONNECT, "frozen and to be demoted: the peer may still be there")
+        if in_set:
+            return Action(Do.WAIT, "frozen and to be demoted: waiting for the other node")
+        return Action(Do.DETACH, "what is pending must not reach the disk")
+    if view.suspended or view.face_suspended:
+        return _resume(now)
+    if view.disk is Disk.DISKLESS:
+        return Action(Do.TAKE_DOWN, "not this node's any more")
+    return Action(Do.DEMOTE, "not this node's any more")
+
+
+def _resume(now: Situation) -> Action:
+    """The one place that lets a frozen device go on (rule 6)."""
+    view = now.view
+    nobody_hears = view.users is Users.NONE and view.disk is Disk.DISKLESS
+    if view.suspended and (_may_alone(now) or nobody_hears):
+        return Action(Do.RESUME_IO, "permitted to serve alone" if not nobody_hears else "unused")
+    if view.suspended:
+        return Action(Do.WAIT, "frozen, and not permitted to go on")
+    return Action(Do.RESUME_FACE, "the failed replica is out of the set")
+
+
+def _may_alone(now: Situation) -> bool:
+    return (
+        now.yes == Yes(now.record.epoch, alone=True)
+        and now.view.connection is Connection.STANDALONE
+        and now.notes.epoch == now.record.epoch
+    )
+
+
+def _connect_alone(now: Situation) -> Action:
+    """The only member meets the other again when that one is surely no primary (rule 9)."""
+    if now.view.grant:
+        return Action(Do.REMOVE_GRANT, "no grant outlives StandAlone")
+    if now.record.replicas == (now.view.node,):
+        return Action(Do.WAIT, "the only replica: nothing to connect to")
+    if not now.peer_in_set and _equal_outside(now):
+        return Action(Do.NEW_GENERATION, "the other replica is out of the set: it has to resync")
+    if now.peer_in_set or _peer_has_read(now, Role.SECONDARY):
+        return Action(Do.CONNECT, "the peer is no primary")
+    return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
+
+
+def _equal_outside(now: Situation) -> bool:
+    """Whether a replica outside the set carries the generation of this one, the only member."""
+    return (
+        not now.peer_in_set
+        and _peer_has_read(now)
+        and now.peer is not None
+        and now.peer.view.disk not in (Disk.ABSENT, Disk.DISKLESS)
+        and now.peer.view.generations.current == now.view.generations.current
+    )
+
+
+def _peer_has_read(now: Situation, role: Role | None = None) -> bool:
+    """Whether the peer's agent has reported since the set last changed, and is not frozen."""
+    assert now.held is not None
+    return (
+        now.peer is not None
+        and now.peer.revision >= now.held.revision
+        and not (now.peer.view.suspended and now.peer.view.role is Role.PRIMARY)
+        and (role is None or now.peer.view.role is role)
+    )
+
+
+def _set_up(now: Situation) -> Action:
+    view = now.view
+    if view.node not in now.record.replicas:
+        if view.disk is not Disk.ABSENT:
+            return Action(Do.TAKE_DOWN, "this node has no replica of the volume any more")
+        return Action(Do.WAIT, "this node has no replica of the volume")
+    if now.notes.disk_failed:
+        if view.node not in now.record.members:
+            return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
+        if now.peer_in_set:
+            return Action(Do.ASK_LEAVE, "the disk had failed")
+        return Action(Do.WAIT, "the disk of the last replica had failed: a person has to decide")
+    return Action(Do.ATTACH, "set up, not connected yet")
+
+
+def _in_the_set(now: Situation) -> Action:
+    view, record = now.view, now.record
+    if now.notes.disk_failed or view.disk is Disk.DISKLESS:
+        if now.peer_in_set:
+            return Action(Do.ASK_LEAVE, "the disk failed")
+        return Action(Do.WAIT, "the disk of the last replica failed: a person has to decide")
+    if not record.trusts(view.node, view.boot_id):
+        if now.peer_in_set:
+            return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
+        return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
+    if not now.peer_in_set and record.active not in ("", view.node) and view.disk in WHOLE:
+        return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
+    if record.primary == view.node:
+        return _promote(now)
+    if view.connection is Connection.STANDALONE:
+        return _connect_alone(now)
+    if view.grant:
+        return Action(Do.REMOVE_GRANT, "not this node's volume")
+    if view.connection is Connection.CONNECTING and _equal_outside(now):
+        return Action(Do.FORCE_DISCONNECT, "to begin a new generation first")
+    return Action(Do.WAIT, "in the set")
+
+
+def _promote(now: Situation) -> Action:
+    view, record = now.view, now.record
+    if view.connected and not now.go_alone and record.forced != view.node:
+        return _promote_connected(now)
+    if record.forced != view.node and view.disk not in WHOLE:
+        if view.connection is Connection.STANDALONE:
+            return _connect_alone(now)
+        return Action(
+            Do.WAIT,
+            f"its disk is {view.disk} and its source is not there: wait for that node, or let a "
+            "person accept the loss of data (force-primary)",
+        )
+    if now.peer_in_set and not now.go_alone:
+        if view.connection is Connection.STANDALONE:
+            return _connect_alone(now)
+        return Action(Do.WAIT, "waiting for the other node, or for a controller's failover")
+    return _promote_alone(now)
+
+
+def _promote_connected(now: Situation) -> Action:
+    view = now.view
+    if view.grant:
+        return Action(Do.REMOVE_GRANT, "a grant is for promotion without the peer")
+    if view.peer_role is Role.PRIMARY:
+        return Action(Do.WAIT, "the other node is still primary: it has to be demoted")
+    if view.disk is not Disk.UP_TO_DATE:
+        return Action(Do.WAIT, f"its disk is {view.disk}: it has to resync")
+    if now.yes == Yes(now.record.epoch, alone=False):
+        return Action(Do.PROMOTE, "permitted, connected")
+    return Action(Do.ASK_CONNECTED, "published here")
+
+
+def _promote_alone(now: Situation) -> Action:
+    """A survivor (rules 3 and 9), or the only member."""
+    view, record = now.view, now.record
+    if view.connection is not Connection.STANDALONE:
+        return Action(Do.FORCE_DISCONNECT, "the old primary must not come back in between")
+    if not _may_alone(now):
+        return Action(Do.ASK_ALONE, "published here, the peer is not there")
+    if not view.grant:
+        return Action(Do.WRITE_GRANT, "permitted to serve alone")
+    by_force = record.forced == view.node
+    return Action(Do.PROMOTE_BY_FORCE if by_force else Do.PROMOTE, "permitted to serve alone")
+
+
+def _outside(now: Situation) -> Action:
+    """A replica outside the set: it can only become the target of a resync (rule 15)."""
+    view = now.view
+    if view.grant:
+        return Action(Do.REMOVE_GRANT, "not in the set")
+    if view.connected and not now.notes.disk_failed:
+        return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
+    if now.notes.disk_failed:
+        if view.disk is not Disk.INCONSISTENT:
+            return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
+        return Action(Do.NOTE, "the disk is filled anew", Notes(now.notes.record, False))
+    if view.disk in WHOLE:
+        return Action(Do.OUTDATE, "out of the set: it may lack what was written since")
+    if now.peer is None or not _peer_has_read(now) or now.peer.view.disk not in WHOLE:
+        return Action(Do.WAIT, "out of the set: waiting for the complete replica and its agent")
+    peer = now.peer.view.generations
+    if view.disk is not Disk.INCONSISTENT and view.generations.current == peer.current:
+        return Action(Do.WAIT, "out of the set: the complete replica begins a new generation first")
+    if view.disk is not Disk.INCONSISTENT and not surely_target(view.generations, peer):
+        return Action(Do.INVALIDATE, "it might become the source: it is filled anew instead")
+    if view.connection is Connection.STANDALONE:
+        return Action(Do.CONNECT, "the peer's data is newer: resync")
+    return Action(Do.WAIT, "out of the set: waiting for the complete replica to connect")

@@ -1,0 +1,142 @@
+"""Searches through the worlds of ``membership_model``: all up to a bound, or at random beyond."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from replication import arbiter_rules
+from replication.record import Disk
+from tests.unit import membership_model as model
+from tests.unit.membership_model import World
+
+Events = Callable[[World], Iterator[tuple[str, World]]]
+
+
+@dataclass(frozen=True)
+class Found:
+    what: str
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n  ".join((self.what, *self.path))
+
+
+@dataclass(frozen=True)
+class Explored:
+    states: int
+    depth: int
+    complete: bool  # nothing was left out within the budgets
+    found: Found | None
+
+
+def explore(start: World, states: int, depth: int = 1000, stuck: int = 0) -> Explored:
+    """Breadth first, up to so many states. Every ``stuck``-th one is also healed and must serve."""
+    before: dict[World, tuple[World, str] | None] = {start: None}
+    queue = deque([(start, 0)])
+    deepest = 0
+
+    def path(world: World) -> tuple[str, ...]:
+        steps = []
+        while (link := before[world]) is not None:
+            world, step = link
+            steps.append(step)
+        return tuple(reversed(steps))
+
+    count = 0
+    while queue:
+        world, far = queue.popleft()
+        deepest = max(deepest, far)
+        count += 1
+        if wrong := model.violation(world):
+            return Explored(len(before), deepest, False, Found(wrong, path(world)))
+        if stuck and count % stuck == 0 and (wrong := healed(world)):
+            return Explored(len(before), deepest, False, Found(wrong, path(world)))
+        if far == depth:
+            continue
+        for step, after in model.events(world):
+            if after not in before:
+                if len(before) >= states:
+                    return Explored(len(before), deepest, False, None)
+                before[after] = (world, step)
+                queue.append((after, far + 1))
+    return Explored(len(before), deepest, True, None)
+
+
+def walk(start: World, seed: int, steps: int) -> Found | None:
+    """One random path; ordinary progress is likelier than faults, so that much can happen."""
+    choose = random.Random(seed)
+    world, path = start, []
+    for _ in range(steps):
+        ordinary = list(model.progress(world))
+        rest = [*model.faults(world), *model.decisions(world)]
+        pool = ordinary if ordinary and (not rest or choose.random() < 0.8) else rest
+        if not pool:
+            break
+        step, world = choose.choice(pool)
+        path.append(step)
+        if wrong := model.violation(world):
+            return Found(f"seed {seed}: {wrong}", tuple(path))
+    if wrong := healed(world):
+        return Found(f"seed {seed}: {wrong}", tuple(path))
+    return None
+
+
+def healed(world: World) -> str:
+    """Heal all faults and let everything go on fairly: what is wrong then, or nothing."""
+    world = world._replace(link=True, arbiter=(True, True), go_alone=False)
+    world = world._replace(budget=world.budget._replace(writes=0, faults=0, pauses=0, crashes=0))
+    for index, node in enumerate(world.nodes):
+        boot = node.boot if node.up else node.boot + 1
+        world = model.put(world, index, up=True, broken=False, boot=boot)
+        if not any(asked[:2] == (index, node.waiting) for asked in world.asks):
+            world = model.put(world, index, waiting=None)  # by its deadline
+    for _ in range(60):
+        before = world
+        world = _publish_somewhere(_round(world))
+        if wrong := model.violation(world):
+            return f"when healed: {wrong}"
+        if _serves(world):
+            return ""
+        if world == before:
+            break
+    reasons = [model.decide(world, index).reason for index in (0, 1)]
+    if any("person" in reason for reason in reasons):
+        return ""
+    return f"stuck when healed: {reasons}, {world}"
+
+
+def _round(world: World) -> World:
+    """Everything that can go on by itself goes on once."""
+    for kind in range(200):
+        steps = list(model.progress(world))
+        if not steps:
+            return world
+        # In turn, so that nothing is left out for ever.
+        _, world = steps[kind % len(steps)]
+    return world
+
+
+def _publish_somewhere(world: World) -> World:
+    record = world.held.record
+    if record.primary == "" and record.members:
+        node = record.active if record.active in record.members else record.members[0]
+        return model.write(world, arbiter_rules.publish(record, node))
+    if record.primary not in record.members and not record.quarantine:
+        # Also a controller's task: what is published where no complete replica is fails over.
+        index = model.NAMES.index(record.primary)
+        through_peer = world.nodes[index].disk is Disk.DISKLESS and world.nodes[index].users
+        if not through_peer:
+            return model.write(world, arbiter_rules.fail_over(record, record.members[0]))
+    return world
+
+
+def _serves(world: World) -> bool:
+    whole = len(world.held.record.members) == 2
+    for index, node in enumerate(world.nodes):
+        # Through the peer until the disk is replaced: that is said, and a controller's task.
+        if model.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
+            return True
+    return False

@@ -1,0 +1,282 @@
+"""Who may serve, who comes back, and what the agent does next: a story for each rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.model import from_object, to_object
+from replication import arbiter_rules as arbiter
+from replication.membership import Action, Do, Situation, Yes, fence_exit_code, next_action
+from replication.membership import surely_target as target
+from replication.record import (
+    Boot,
+    Connection,
+    Disk,
+    Generations,
+    Held,
+    Notes,
+    Record,
+    Role,
+    Statement,
+    Users,
+    View,
+)
+
+BOOTS = (Boot("a", "1"), Boot("b", "1"))
+BOTH = Record(("a", "b"), ("a", "b"), "a", "a", 5, "g1", BOOTS)
+ONLY_A = replace(BOTH, members=("a",), boots=BOOTS[:1])
+CUT = Connection.STANDALONE
+NOTED = Notes(BOTH)
+
+
+def view(node: str = "a", **changes: object) -> View:
+    whole = View(node, "1", Role.SECONDARY, Role.SECONDARY, Disk.UP_TO_DATE, Disk.UP_TO_DATE)
+    whole = replace(whole, connection=Connection.CONNECTED, generations=Generations("g1"))
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def frozen(**changes: object) -> View:
+    lost = view(role=Role.PRIMARY, suspended=True, users=Users.ALIVE, peer_disk=Disk.UNKNOWN)
+    return replace(lost, **{"connection": CUT, **changes})  # type: ignore[arg-type]
+
+
+def states(seen: View, revision: int = 9, epoch: int = 5) -> Statement:
+    return Statement(seen, revision, epoch)
+
+
+def held(record: Record = BOTH) -> Held:
+    return Held(record, 9)
+
+
+def does(seen: View, record: Record | None = BOTH, **more: object) -> Action:
+    known = {"notes": Notes(record), "held": held(record) if record is not None else None, **more}
+    return next_action(Situation(seen, **known))  # type: ignore[arg-type]
+
+
+# ---- the arbiter ----
+
+
+def test_a_frozen_primary_takes_its_peer_out() -> None:
+    answer = arbiter.serve_alone(held(), states(frozen()))
+
+    assert answer.granted
+    assert (answer.record.members, answer.record.epoch) == (("a",), 6)
+
+
+def test_the_epoch_rises_also_when_the_peer_is_out_already() -> None:
+    assert arbiter.serve_alone(held(ONLY_A), states(frozen())).record.epoch == 6
+
+
+@pytest.mark.parametrize(
+    ("record", "stated", "words"),
+    [
+        (BOTH, states(frozen(), revision=8), "read it again"),
+        (BOTH, states(frozen(), epoch=6), "has to report"),
+        (BOTH, states(frozen(connection=Connection.CONNECTING)), "cut its connection"),
+        (BOTH, states(frozen(disk=Disk.INCONSISTENT)), "complete replica"),
+        (BOTH, states(frozen(generations=Generations("g0"))), "older than generation g1"),
+        (BOTH, states(view("b", connection=CUT)), "published on a"),
+        (replace(ONLY_A, primary="b"), states(view("b", connection=CUT)), "resync first"),
+        (
+            replace(BOTH, primary="b"),
+            states(view("b", connection=CUT, boot_id="2")),
+            "last primary",
+        ),
+        (replace(BOTH, quarantine="rolled back"), states(frozen()), "rolled back"),
+    ],
+)
+def test_who_may_not_serve_alone_is_told_why(record: Record, stated: Statement, words: str) -> None:
+    answer = arbiter.serve_alone(held(record), stated)
+
+    assert not answer.granted
+    assert words in answer.reason
+    assert answer.record == record
+
+
+def test_after_a_failover_only_the_new_primary_is_heard() -> None:
+    record = arbiter.fail_over(BOTH, "b").record
+
+    assert not arbiter.serve_alone(held(record), states(frozen(), epoch=6)).granted
+    taken = arbiter.serve_alone(held(record), states(view("b", connection=CUT)))
+    assert taken.record.members == ("b",)
+    assert not arbiter.fail_over(taken.record, "a").granted
+
+
+def test_a_node_is_back_on_the_revision_that_both_saw() -> None:
+    one, other = states(view()), states(view("b"))
+
+    assert arbiter.rejoin(held(ONLY_A), one, other).record.members == ("a", "b")
+    assert not arbiter.rejoin(held(ONLY_A), one, states(view("b"), revision=8)).granted
+    early = states(view("b", connection=Connection.SYNC_TARGET, disk=Disk.INCONSISTENT))
+    assert "wait for both" in arbiter.rejoin(held(ONLY_A), one, early).reason
+    elsewhere = states(view("b", generations=Generations("g2")))
+    assert not arbiter.rejoin(held(ONLY_A), one, elsewhere).granted
+
+
+def test_the_last_replica_never_leaves() -> None:
+    assert arbiter.leave(held(), states(view("b"))).record.members == ("a",)
+    assert "last replica" in arbiter.leave(held(ONLY_A), states(view())).reason
+
+
+def test_a_replica_is_given_up_only_for_a_complete_one() -> None:
+    removed = arbiter.remove_replica(held(), "b", states(view()))
+    assert (removed.record.members, removed.record.replicas) == (("a",), ("a",))
+    assert arbiter.add_replica(removed.record, "c").record.replicas == ("a", "c")
+
+    broken = states(view(disk=Disk.DISKLESS))
+    assert not arbiter.remove_replica(held(), "b", broken).granted
+    assert "unpublish" in arbiter.remove_replica(held(), "a", states(view("b"))).reason
+
+
+def test_safe_caches_spare_the_wait_for_the_last_primary() -> None:
+    record = replace(BOTH, primary="b", caches_safe=True)
+
+    assert arbiter.serve_alone(held(record), states(view("b", connection=CUT, boot_id="2"))).granted
+
+
+def test_a_store_rolled_back_waits_for_all_replicas() -> None:
+    newer = replace(ONLY_A, epoch=8)
+    assert "b" in arbiter.rolled_back(held(), [states(view("b"), epoch=8)])
+
+    first = arbiter.report(held(), "a", newer).record
+    assert "waiting for b" in first.quarantine
+    assert not arbiter.fail_over(first, "b").granted
+    assert arbiter.report(held(first), "b", BOTH).record == replace(newer, epoch=9)
+
+
+def test_reports_that_contradict_are_for_a_person() -> None:
+    rivals = replace(ONLY_A, epoch=8), replace(BOTH, members=("b",), epoch=8)
+    first = arbiter.report(held(), "a", rivals[0]).record
+    second = arbiter.report(held(first), "b", rivals[1]).record
+    assert "a person decides" in second.quarantine
+
+    assert not arbiter.force_primary(second, "b", accept_data_loss=False).granted
+    forced = arbiter.force_primary(second, "b", accept_data_loss=True).record
+    assert (forced.members, forced.quarantine, forced.epoch) == (("b",), "", 9)
+
+
+def test_records_travel_as_json() -> None:
+    record = replace(BOTH, quarantine="why")
+
+    assert from_object(Record, to_object(record)) == record
+
+
+# ---- the agent ----
+
+
+def test_a_frozen_primary_cuts_asks_notes_and_goes_on() -> None:
+    assert does(frozen(connection=Connection.CONNECTING)).do is Do.FORCE_DISCONNECT
+    assert does(frozen()).do is Do.ASK_ALONE
+    permitted = replace(ONLY_A, epoch=6)
+    yes = Yes(6, alone=True)
+    assert does(frozen(), permitted, notes=NOTED, yes=yes).do is Do.NOTE
+    assert does(frozen(), permitted, yes=yes).do is Do.RESUME_IO
+
+
+def test_a_restarted_agent_remembers_no_permission() -> None:
+    assert does(frozen(), ONLY_A).do is Do.ASK_ALONE
+    assert does(frozen(), ONLY_A, yes=Yes(4, alone=True)).do is Do.ASK_ALONE
+
+
+def test_without_an_arbiter_a_frozen_primary_only_tries_its_peer() -> None:
+    assert does(frozen(), None).do is Do.CONNECT
+    assert "frozen" in does(frozen(connection=Connection.CONNECTING), None).reason
+
+
+def test_a_fenced_primary_loses_its_users_before_its_io_goes_on() -> None:
+    fenced = replace(BOTH, members=("b",), primary="b")
+    assert does(frozen(), fenced).do is Do.KILL_USERS
+    assert does(frozen(users=Users.STUCK), fenced).do is Do.REPORT_REBOOT
+    assert does(frozen(users=Users.NONE), fenced).do is Do.DETACH
+    assert does(frozen(users=Users.NONE, disk=Disk.DISKLESS), fenced).do is Do.RESUME_IO
+
+
+def test_a_failed_disk_of_the_peer_holds_writes_back_first() -> None:
+    seen = view(role=Role.PRIMARY, peer_disk=Disk.DISKLESS, users=Users.ALIVE)
+    assert does(seen).do is Do.SUSPEND_FACE
+    assert does(replace(seen, face_suspended=True)).do is Do.FORCE_DISCONNECT
+
+
+def test_a_failed_disk_is_noted_then_leaves() -> None:
+    seen = view("b", disk=Disk.DISKLESS)
+    noted = does(seen)
+    assert noted.notes is not None and noted.notes.disk_failed
+    assert does(seen, notes=noted.notes).do is Do.ASK_LEAVE
+    assert does(seen, ONLY_A, notes=Notes(ONLY_A, True)).do is Do.INVALIDATE
+
+
+def test_a_survivor_is_promoted_by_a_grant() -> None:
+    record = replace(BOTH, primary="b")
+    alone = view("b", connection=Connection.CONNECTING)
+    assert does(alone, record).do is Do.WAIT
+    assert does(alone, record, go_alone=True).do is Do.FORCE_DISCONNECT
+    cut = replace(alone, connection=CUT)
+    assert does(cut, record, go_alone=True).do is Do.ASK_ALONE
+    taken = replace(record, members=("b",), active="b")
+    yes = Yes(5, alone=True)
+    assert does(cut, taken, yes=yes).do is Do.WRITE_GRANT
+    assert does(replace(cut, grant=True), taken, yes=yes).do is Do.PROMOTE
+
+
+def test_a_sync_target_waits_for_its_source_or_a_person() -> None:
+    seen = view("b", connection=Connection.CONNECTING, disk=Disk.INCONSISTENT)
+
+    assert "force-primary" in does(seen, replace(BOTH, primary="b"), go_alone=True).reason
+
+
+def test_the_survivor_stays_alone_until_the_other_is_no_primary() -> None:
+    serving = view(role=Role.PRIMARY, connection=CUT, generations=Generations("g2", "g1"))
+    assert does(serving, ONLY_A).do is Do.WAIT
+    assert does(serving, ONLY_A, peer=states(view("b", role=Role.PRIMARY))).do is Do.WAIT
+    assert does(serving, ONLY_A, peer=states(view("b"), revision=8)).do is Do.WAIT
+    assert does(serving, ONLY_A, peer=states(view("b"))).do is Do.CONNECT
+    assert does(replace(serving, grant=True), ONLY_A).do is Do.REMOVE_GRANT
+    assert "only replica" in does(serving, replace(ONLY_A, replicas=("a",))).reason
+
+
+def test_a_replica_outside_comes_back_only_as_a_target() -> None:
+    seen = view("b", connection=CUT)
+    complete = view(role=Role.PRIMARY, generations=Generations("g2", "g1"))
+    assert does(seen, ONLY_A).do is Do.OUTDATE
+    seen = replace(seen, disk=Disk.OUTDATED)
+    assert does(seen, ONLY_A).do is Do.WAIT
+    assert does(seen, ONLY_A, peer=states(replace(complete, suspended=True))).do is Do.WAIT
+    assert does(seen, ONLY_A, peer=states(complete)).do is Do.CONNECT
+    stray = replace(seen, generations=Generations("g3", "g1"))
+    assert does(stray, ONLY_A, peer=states(complete)).do is Do.INVALIDATE
+
+
+def test_equal_generations_outside_the_set_begin_a_new_one() -> None:
+    outside = view("b", connection=CUT, disk=Disk.OUTDATED)
+    member = view(connection=CUT)
+    assert does(outside, ONLY_A, peer=states(member)).do is Do.WAIT
+    unpublished = replace(ONLY_A, primary="")
+    assert does(member, unpublished, peer=states(outside)).do is Do.NEW_GENERATION
+
+
+def test_a_member_that_lost_power_leaves_unless_it_was_the_last_primary() -> None:
+    assert does(view("b", boot_id="2", connection=CUT)).do is Do.ASK_LEAVE
+    assert does(view("a", boot_id="2", connection=CUT)).do is Do.CONNECT
+    alone = replace(BOTH, members=("b",))
+    assert "person" in does(view("b", boot_id="2"), alone).reason
+    assert does(view("b"), alone).do is Do.ASK_CONFIRM
+
+
+def test_an_older_store_is_reported_before_anything() -> None:
+    assert does(frozen(), notes=Notes(replace(ONLY_A, epoch=8))).do is Do.REPORT
+
+
+def test_the_fence_helper_fails_closed() -> None:
+    assert fence_exit_code("v1", "boot", 6, "v1", "boot") == 7
+    assert fence_exit_code("v2", "boot", 6, "v1", "boot") == 1
+    assert fence_exit_code("v1", "older", 6, "v1", "boot") == 1
+    assert fence_exit_code("", "", 0, "v1", "boot") == 1
+
+
+def test_only_what_begins_from_it_makes_a_target() -> None:
+    assert target(Generations("g1"), Generations("g2", "g1"))
+    assert target(Generations("g1"), Generations("g3", "g2", ("g1",)))
+    assert not target(Generations("g1"), Generations("g1"))
+    assert not target(Generations("g3", "g1"), Generations("g2", "g1"))
