@@ -199,11 +199,14 @@ def _diskless_primary(now: Situation) -> Action:
     if view.suspended or not view.connected:
         if now.peer_in_set and view.connection is Connection.STANDALONE:
             return Action(Do.CONNECT, "frozen: its own disk failed, the peer may still be there")
-        if now.peer_in_set and not view.connected:
+        whole = now.peer is None or now.peer.view.disk in (Disk.ABSENT, *WHOLE)
+        if now.peer_in_set and not view.connected and whole:
             return Action(Do.WAIT, "frozen: its own disk failed, and its peer is not there")
         return Action(Do.WAIT, "frozen: no complete replica is left: a person has to decide")
     if view.node in record.members:
         return Action(Do.ASK_LEAVE, "its own disk failed: only the peer has what is written now")
+    if view.face_suspended:
+        return Action(Do.RESUME_FACE, "the peer is complete")
     return Action(Do.WAIT, "serving through the peer: its own disk failed and has to be replaced")
 
 
