@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 AGENT_PORT = 9810
 NODE_SOCKET = "/run/xlss/csi.sock"
 NODE_STATE = "/var/lib/xlss"
-SERVING_SECONDS = 30.0
+SERVING_SECONDS = 90.0
 _Client = TypeVar("_Client", ControllerClient, NodeClient)
 _XLSS = [str(PYTHON), "-m", "cli.main"]
 

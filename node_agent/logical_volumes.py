@@ -344,7 +344,7 @@ class LogicalVolumes:
     def _require_thin_room(self, pool: _Pool, size_bytes: int) -> None:
         """Raises NoSpace. In the pool's turn, so that no two requests count on the same room."""
         thin = pool.report.thin
-        if thin is None or not thin.virtual_limit_bytes:
+        if thin is None:
             trouble = pool.report.trouble or "it has no thin pool"
             raise NoSpace(f"pool {pool.spec.name} takes no thin volumes: {trouble}")
         usage = self.usage(pool.spec) or ThinUsage(
@@ -352,6 +352,8 @@ class LogicalVolumes:
         )
         if reason := fullness(pool.spec, usage):
             raise NoSpace(f"pool {pool.spec.name}: {reason}")
+        if not thin.virtual_limit_bytes:
+            raise NoSpace(f"pool {pool.spec.name} takes no thin volumes: {pool.report.trouble}")
         free = max(0, thin.virtual_limit_bytes - thin.virtual_bytes)
         if size_bytes > free:
             raise NoSpace(

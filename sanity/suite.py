@@ -25,7 +25,7 @@ SECRET = "sanity-secret-that-must-not-leak"  # as in secrets.yaml
 NODE_MEMORY = 640 * MIB
 DISK = 24 << 30
 SUITE_SECONDS = 600.0
-SERVING_SECONDS = 30.0
+SERVING_SECONDS = 90.0
 # Identifiers of volumes, snapshots and groups, wherever they turn up.
 _OURS = "[vsg][0-9a-f]{28}"
 _STORE = "/var/lib/xlss/store.sqlite"
