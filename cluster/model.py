@@ -30,39 +30,41 @@ TOPOLOGY_NODE_KEY = "csi.xlss.io/node"  # topology segment whose value is the no
 ENCRYPTION_BYTES = 16 * 1024**2
 
 
-class _Lenient(StrEnum):
+class Lenient(StrEnum):
+    """An enumeration in records: a value that this version does not know is its UNKNOWN."""
+
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
         _log.warning("unknown %s %r: written by a newer version?", cls.__name__, value)
         return cls.__members__.get("UNKNOWN")
 
 
-class Provision(_Lenient):
+class Provision(Lenient):
     THIN = "thin"
     THICK = "thick"
     UNKNOWN = "unknown"
 
 
-class LayoutKind(_Lenient):
+class LayoutKind(Lenient):
     LINEAR = "linear"
     STRIPED = "striped"
     RAID1 = "raid1"
     UNKNOWN = "unknown"
 
 
-class AccessType(_Lenient):
+class AccessType(Lenient):
     MOUNT = "mount"
     BLOCK = "block"
     UNKNOWN = "unknown"
 
 
-class SourceKind(_Lenient):
+class SourceKind(Lenient):
     SNAPSHOT = "snapshot"
     VOLUME = "volume"
     UNKNOWN = "unknown"
 
 
-class Phase(_Lenient):
+class Phase(Lenient):
     CREATING = "creating"
     READY = "ready"
     DELETING = "deleting"

@@ -12,8 +12,6 @@ atomically; keys have mode 0600 from their first byte on.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from host.file_replacement import replace_file
 from node_agent.tls import AUTHORITY_FILE, CERTIFICATE_FILE, CONTROLLER, KEY_FILE, node_identity
 
 AUTHORITY_KEY_FILE = "ca.key"
@@ -207,21 +206,6 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     """Replace a file atomically; it survives a power failure whole, old or new."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(path, content, mode, durable=True)
     except OSError as error:
         raise CertificateError(f"{path} cannot be written: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.agents import Inventory, PoolReport, SnapshotReport, VolumeReport
 from cluster.model import ENCRYPTION_BYTES
 from host import mount_table
+from host.boot import boot_id
 from host.command import Runner
 from host.mount_table import Mount
 from node_agent import health
@@ -26,12 +27,7 @@ from node_agent.version import VERSION
 
 _log = logging.getLogger(__name__)
 _MOUNTINFO = Path("/proc/self/mountinfo")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OURS = b" /dev/mapper/xlss-"
-
-
-def boot_id() -> str:
-    return _BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def mounts_by_volume() -> dict[str, list[Mount]]:

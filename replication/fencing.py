@@ -8,11 +8,12 @@ Grants lie under /run and hold the boot id: none survives a reboot.
 from __future__ import annotations
 
 import os
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 
+from host.boot import boot_id
 from host.errors import Missing, Refused
+from host.file_replacement import replace_file
 
 HELPER = Path("/var/lib/xlss/fence_helper")
 """Not under /run, which is mounted noexec by many distributions."""
@@ -20,7 +21,6 @@ HELPER = Path("/var/lib/xlss/fence_helper")
 GRANTS = Path("/run/xlss/drbd/grants")
 _SOURCE = Path(__file__).with_name("fence_helper")
 _PARAMETER = Path("/sys/module/drbd/parameters/usermode_helper")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # DRBD 8.4 keeps the path in 80 bytes (drbd_main.c, drbd_usermode_helper).
 _LONGEST_PATH = 79
 
@@ -42,7 +42,7 @@ def install(helper: Path = HELPER) -> None:
         raise Refused(
             f"{helper.parent} is mounted noexec: the kernel cannot run the fence helper from there"
         )
-    _replace(helper, _SOURCE.read_text(), mode=0o755)
+    replace_file(helper, _SOURCE.read_bytes(), 0o755, durable=False)
 
 
 def configure(helper: Path = HELPER) -> None:
@@ -64,29 +64,13 @@ def configure(helper: Path = HELPER) -> None:
         raise Refused(f"{_PARAMETER} did not take {helper}")
 
 
-def boot_id() -> str:
-    """The id of this boot, as the helper reads it."""
-    return _BOOT_ID.read_text().strip()
-
-
 def grant(name: str, epoch: int, verdict: Verdict, folder: Path = GRANTS) -> None:
     """Permit the kernel one answer for the resource of that name, in this boot."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _replace(folder / name, f"{name} {epoch} {boot_id()} {verdict.value}\n", mode=0o600)
+    line = f"{name} {epoch} {boot_id()} {verdict.value}\n"
+    replace_file(folder / name, line.encode(), 0o600, durable=False)
 
 
 def revoke(name: str, folder: Path = GRANTS) -> None:
     """Take back a grant, used or not; right also where there is none."""
     (folder / name).unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: str, *, mode: int) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(content)
-            os.fchmod(stream.fileno(), mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

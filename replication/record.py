@@ -8,23 +8,17 @@ permission.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Self
+
+from cluster.model import Lenient
 
 
-class _Lenient(StrEnum):
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        return cls.__members__.get("UNKNOWN")
-
-
-class Role(_Lenient):
+class Role(Lenient):
     SECONDARY = "Secondary"
     PRIMARY = "Primary"
     UNKNOWN = "Unknown"
 
 
-class Disk(_Lenient):
+class Disk(Lenient):
     """State of a replica's disk. ABSENT: the kernel has no such resource (since a boot, a down)."""
 
     ABSENT = "Absent"
@@ -36,7 +30,7 @@ class Disk(_Lenient):
     UNKNOWN = "DUnknown"
 
 
-class Connection(_Lenient):
+class Connection(Lenient):
     """What matters of the kernel's states. CONNECTING: it tries, by itself and without an end."""
 
     STANDALONE = "StandAlone"
@@ -126,7 +120,7 @@ class Generations:
         return generation in (self.current, self.bitmap, *self.history)
 
 
-class Users(_Lenient):
+class Users(Lenient):
     """Processes that hold the volume open on a node. STUCK: SIGKILL has not ended them."""
 
     NONE = "none"

@@ -6,10 +6,9 @@ readable by root only: they hold the volume's shared secret.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from host.file_replacement import replace_file
 from replication.model import Dialect, Replica, Resource
 
 FOLDER = Path("/run/xlss/drbd")
@@ -89,14 +88,7 @@ def write(resource: Resource, folder: Path = FOLDER) -> Path:
     """Put the file in place, whole or not at all, mode 0600. Not synced: it may not outlive us."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = path(resource.name, folder)
-    descriptor, name = tempfile.mkstemp(prefix=f".{resource.name}.", dir=folder)
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text(resource))
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_file(target, text(resource).encode(), 0o600, durable=False)
     return target
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from host.boot import boot_id
 from replication import fencing
 from replication.fencing import Verdict
 
@@ -50,7 +51,7 @@ def test_without_a_grant_there_is_no_answer(helper: Path) -> None:
     assert answer(helper, "fence-peer", NAME) == 1
 
 
-BOOT = fencing.boot_id()
+BOOT = boot_id()
 
 
 @pytest.mark.parametrize(
