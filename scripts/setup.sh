@@ -35,9 +35,19 @@ install_packages() {
     done
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]}"
-    apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update >/dev/null
-    apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "${missing[@]}" >/dev/null
+    # Where /run is a new tmpfs, /var/lock points to nothing, and drbd-utils cannot be unpacked.
+    mkdir -p /run/lock
+    apt_get update
+    apt_get install --no-install-recommends "${missing[@]}"
+}
+
+# What it says is shown only when it fails.
+apt_get() {
+    local said
+    said=$(apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" 2>&1) || {
+        printf '%s\n' "$said" >&2
+        return 1
+    }
 }
 
 # Hash of the named files, and of this folder's place and the Python that .venv is tied to.
