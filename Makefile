@@ -11,7 +11,7 @@ export PATH := $(if $(PATH),$(PATH):)/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 
 BIN := .venv/bin
-PACKAGES := cli csi node_agent replication host cluster
+PACKAGES := cli csi recovery node_agent replication host cluster
 SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
 # Lab nodes are processes with their own memory: two at work suit two cores and 8 GiB.
 WORKERS ?= 2

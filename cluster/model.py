@@ -122,6 +122,25 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class ReplicaPlace:
+    """Where a replica is. ``node_id`` belongs to it for as long as it lives (DRBD 9 keeps it)."""
+
+    node: str
+    node_id: int
+    address: str  # on the network that carries replication
+
+
+@dataclass(frozen=True)
+class Replication:
+    """What the replicas of a volume have in common. Minor and port are those of the cluster."""
+
+    minor: int
+    port: int
+    generation: str  # data generation that complete replicas begin with: 16 hexadecimal digits
+    places: tuple[ReplicaPlace, ...]  # where replicas are provably equal, all begin complete
+
+
+@dataclass(frozen=True)
 class Volume:
     id: str
     name: str
@@ -135,6 +154,15 @@ class Volume:
     published: tuple[Publication, ...] = ()
     leftovers: tuple[str, ...] = ()  # nodes on which half-made parts may remain
     created_at: float = 0.0
+    replication: Replication | None = None  # None: one replica, and no DRBD
+
+    @property
+    def begins_equal(self) -> bool:
+        """Whether all replicas have the same blocks at creation: then no first sync is needed.
+
+        New blocks of a thin pool read as zeros on every node.
+        """
+        return self.spec.provision is Provision.THIN and self.source is None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class RecordKind(StrEnum):
     VOLUME = "volume"
     SNAPSHOT = "snapshot"
     GROUP = "group"
+    MEMBERSHIP = "membership"
 
 
 @dataclass(frozen=True)

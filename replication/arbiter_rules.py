@@ -13,18 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from replication.record import (
-    Boot,
-    Connection,
-    Disk,
-    Held,
-    Record,
-    Report,
-    Role,
-    Statement,
-    View,
-    bare,
-)
+from cluster.membership import Boot, Held, Membership, Report, bare
+from replication.record import Connection, Disk, Role, Statement, View
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Answer:
     """``record``: what to write, when refused the one that was read; ``reason``: for people."""
 
     granted: bool
-    record: Record
+    record: Membership
     reason: str
 
 
@@ -139,7 +129,7 @@ def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
     )
 
 
-def publish(record: Record, node: str) -> Answer:
+def publish(record: Membership, node: str) -> Answer:
     """The node may become primary; it still has to ask for that."""
     refusal = record.quarantine
     if not refusal and record.primary not in ("", node):
@@ -153,7 +143,7 @@ def publish(record: Record, node: str) -> Answer:
     return _change(record, f"published on {node}", primary=node)
 
 
-def unpublish(record: Record, node: str) -> Answer:
+def unpublish(record: Membership, node: str) -> Answer:
     """The node may not be primary any more; its agent demotes it."""
     if record.primary != node:
         return Answer(True, record, f"not published on {node}")
@@ -162,7 +152,7 @@ def unpublish(record: Record, node: str) -> Answer:
     return _change(record, f"not published on {node} any more", primary="")
 
 
-def fail_over(record: Record, to: str) -> Answer:
+def fail_over(record: Membership, to: str) -> Answer:
     """From now on the old primary is refused; the new one asks to serve alone, then promotes.
 
     Whether the old one is dead is the caller's guess: a wrong one costs a restart, never data.
@@ -180,7 +170,7 @@ def fail_over(record: Record, to: str) -> Answer:
     return _change(record, f"failed over to {to}", primary=to)
 
 
-def add_replica(record: Record, node: str) -> Answer:
+def add_replica(record: Membership, node: str) -> Answer:
     """A replica to be filled; it comes into the set by ``rejoin``."""
     if record.quarantine:
         return _refuse(record, record.quarantine)
@@ -234,7 +224,7 @@ def rolled_back(held: Held, told: Iterable[Statement]) -> str:
     return f"the store is older than what {', '.join(newer)} has seen: waiting for its report"
 
 
-def report(held: Held, node: str, noted: Record | None) -> Answer:
+def report(held: Held, node: str, noted: Membership | None) -> Answer:
     """A node tells the newest record that it has seen (rule 17).
 
     One newer than the store's quarantines the volume. When all replicas have reported, the newest
@@ -262,7 +252,7 @@ def report(held: Held, node: str, noted: Record | None) -> Answer:
     return Answer(True, replace(record, quarantine=words, reports=told), words)
 
 
-def force_primary(record: Record, node: str, accept_data_loss: bool) -> Answer:
+def force_primary(record: Membership, node: str, accept_data_loss: bool) -> Answer:
     """A person's last resort: that replica is the volume, whatever the others had acknowledged."""
     if node not in record.replicas:
         return _refuse(record, f"{node} has no replica of the volume")
@@ -281,7 +271,7 @@ def force_primary(record: Record, node: str, accept_data_loss: bool) -> Answer:
     )
 
 
-def _epochs(record: Record) -> list[int]:
+def _epochs(record: Membership) -> list[int]:
     return [known.record.epoch for known in record.reports if known.record is not None]
 
 
@@ -298,7 +288,7 @@ def _refusal(held: Held, asked: Statement) -> str:
     return ""
 
 
-def _may_not_serve(record: Record, view: View) -> str:
+def _may_not_serve(record: Membership, view: View) -> str:
     node = view.node
     if record.primary != node:
         where = f"on {record.primary}" if record.primary else "nowhere"
@@ -314,14 +304,14 @@ def _may_not_serve(record: Record, view: View) -> str:
     return ""
 
 
-def _may_lack(record: Record, view: View) -> str:
+def _may_lack(record: Membership, view: View) -> str:
     return (
         f"{view.node} has started anew and may have lost what its disk's cache held: wait for "
         f"{record.active}, the last primary, or let a person decide (force-primary)"
     )
 
 
-def _carries(record: Record, view: View) -> bool:
+def _carries(record: Membership, view: View) -> bool:
     return not record.generation or view.generations.grown_from(record.generation)
 
 
@@ -337,12 +327,12 @@ def _by_node(boot: Boot) -> str:
     return boot.node
 
 
-def _members(record: Record, members: tuple[str, ...]) -> dict[str, object]:
+def _members(record: Membership, members: tuple[str, ...]) -> dict[str, object]:
     boots = tuple(boot for boot in record.boots if boot.node in members)
     return {"members": members, "boots": boots}
 
 
-def _served_by(record: Record, view: View, members: tuple[str, ...]) -> dict[str, object]:
+def _served_by(record: Membership, view: View, members: tuple[str, ...]) -> dict[str, object]:
     kept = [boot for boot in record.boots if boot.node in members and boot.node != view.node]
     return {
         "members": members,
@@ -354,10 +344,10 @@ def _served_by(record: Record, view: View, members: tuple[str, ...]) -> dict[str
     }
 
 
-def _change(record: Record, reason: str, /, **changes: object) -> Answer:
+def _change(record: Membership, reason: str, /, **changes: object) -> Answer:
     changed = replace(record, **changes, epoch=record.epoch + 1)  # type: ignore[arg-type]
     return Answer(True, changed, reason)
 
 
-def _refuse(record: Record, reason: str) -> Answer:
+def _refuse(record: Membership, reason: str) -> Answer:
     return Answer(False, record, reason)

@@ -26,19 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from replication.record import (
-    Connection,
-    Disk,
-    Generations,
-    Held,
-    Notes,
-    Record,
-    Role,
-    Statement,
-    Users,
-    View,
-    bare,
-)
+from cluster.membership import Held, Membership, bare
+from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
 
 WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
 
@@ -105,7 +94,7 @@ class Situation:
     go_alone: bool = False
 
     @property
-    def record(self) -> Record:
+    def record(self) -> Membership:
         assert self.held is not None  # next_action goes no further without one
         return self.held.record
 

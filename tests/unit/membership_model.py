@@ -15,18 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cluster.membership import Boot, Held, Membership
 from replication import arbiter_rules, membership
 from replication.arbiter_rules import Answer
 from replication.membership import Action, Do, Situation, Yes
 from replication.record import (
     CONNECTED,
-    Boot,
     Connection,
     Disk,
     Generations,
-    Held,
     Notes,
-    Record,
     Role,
     Statement,
     Users,
@@ -108,12 +106,12 @@ class Kernel:
     compares_epochs = True  # rule 17
 
 
-def both() -> Record:
+def both() -> Membership:
     boots = (Boot("a", "1"), Boot("b", "1"))
-    return Record(NAMES, NAMES, "a", "a", 1, "g0", boots)
+    return Membership(NAMES, NAMES, "a", "a", 1, "g0", boots)
 
 
-def running(budget: Budget, record: Record | None = None) -> World:
+def running(budget: Budget, record: Membership | None = None) -> World:
     """``a`` serves, ``b`` has everything."""
     held = Held(record or both(), 1)
     notes = Notes(held.record)

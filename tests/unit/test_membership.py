@@ -6,26 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.membership import Boot, Held, Membership
 from cluster.model import from_object, to_object
 from replication import arbiter_rules as arbiter
 from replication.membership import Action, Do, Situation, Yes, fence_exit_code, next_action
 from replication.membership import surely_target as target
-from replication.record import (
-    Boot,
-    Connection,
-    Disk,
-    Generations,
-    Held,
-    Notes,
-    Record,
-    Role,
-    Statement,
-    Users,
-    View,
-)
+from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
 
 BOOTS = (Boot("a", "1"), Boot("b", "1"))
-BOTH = Record(("a", "b"), ("a", "b"), "a", "a", 5, "g1", BOOTS)
+BOTH = Membership(("a", "b"), ("a", "b"), "a", "a", 5, "g1", BOOTS)
 ONLY_A = replace(BOTH, members=("a",), boots=BOOTS[:1])
 CUT = Connection.STANDALONE
 NOTED = Notes(BOTH)
@@ -46,11 +35,11 @@ def states(seen: View, revision: int = 9, epoch: int = 5) -> Statement:
     return Statement(seen, revision, epoch)
 
 
-def held(record: Record = BOTH) -> Held:
+def held(record: Membership = BOTH) -> Held:
     return Held(record, 9)
 
 
-def does(seen: View, record: Record | None = BOTH, **more: object) -> Action:
+def does(seen: View, record: Membership | None = BOTH, **more: object) -> Action:
     known = {"notes": Notes(record), "held": held(record) if record is not None else None, **more}
     return next_action(Situation(seen, **known))  # type: ignore[arg-type]
 
@@ -87,7 +76,9 @@ def test_the_epoch_rises_also_when_the_peer_is_out_already() -> None:
         (replace(BOTH, quarantine="rolled back"), states(frozen()), "rolled back"),
     ],
 )
-def test_who_may_not_serve_alone_is_told_why(record: Record, stated: Statement, words: str) -> None:
+def test_who_may_not_serve_alone_is_told_why(
+    record: Membership, stated: Statement, words: str
+) -> None:
     answer = arbiter.serve_alone(held(record), stated)
 
     assert not answer.granted
@@ -160,7 +151,7 @@ def test_reports_that_contradict_are_for_a_person() -> None:
 def test_records_travel_as_json() -> None:
     record = replace(BOTH, quarantine="why")
 
-    assert from_object(Record, to_object(record)) == record
+    assert from_object(Membership, to_object(record)) == record
 
 
 # ---- the agent ----

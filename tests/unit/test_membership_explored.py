@@ -12,10 +12,11 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.membership import Held, Membership
 from replication import arbiter_rules, membership
 from replication.arbiter_rules import Answer
 from replication.membership import Action, Do, Situation
-from replication.record import Connection, Disk, Held, Notes, Record, Statement
+from replication.record import Connection, Disk, Notes, Statement
 from tests.unit import membership_explorer as explorer
 from tests.unit import membership_model as model
 from tests.unit.membership_model import Budget, Kernel, World
@@ -91,8 +92,10 @@ def test_many_faults_at_random_lose_nothing(start: Callable[[Budget], World]) ->
 def rule_1(patch: Patch) -> None:
     """Any replica may be primary."""
 
-    def of_anyone(decide: Callable[[Record, str], Answer]) -> Callable[[Record, str], Answer]:
-        def decided(record: Record, node: str) -> Answer:
+    def of_anyone(
+        decide: Callable[[Membership, str], Answer],
+    ) -> Callable[[Membership, str], Answer]:
+        def decided(record: Membership, node: str) -> Answer:
             answer = decide(replace(record, members=record.replicas), node)
             return replace(answer, record=replace(answer.record, members=record.members))
 
@@ -213,7 +216,7 @@ def rule_15(patch: Patch) -> None:
 
 def rule_16(patch: Patch) -> None:
     """A node that has lost power is trusted as before."""
-    patch.setattr(Record, "trusts", lambda *_: True)
+    patch.setattr(Membership, "trusts", lambda *_: True)
 
 
 def rule_17(patch: Patch) -> None:

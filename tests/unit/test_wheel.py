@@ -13,7 +13,7 @@ import pytest
 from node_agent.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"cli", "csi", "node_agent", "replication", "host", "cluster"}
+PACKAGES = {"cli", "csi", "recovery", "node_agent", "replication", "host", "cluster"}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
