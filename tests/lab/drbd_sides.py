@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import pickle
 import secrets
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from lab.node import MIB
 from replication.model import Replica, Resource
 from replication.status import DiskState, ReplicationState
+from tests.lab.calls import Calls, Failed
 from tests.lab.stories.drbd import BACKING
 
 if TYPE_CHECKING:
@@ -29,41 +29,20 @@ NO_PEER = [(ReplicationState.OFF, DiskState.DUNKNOWN)]
 HOW = ("netlink", "drbdsetup")
 
 
-class Failed(Exception):
-    """What a call raised in the node; ``kind``: the name of its class."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        self.kind = kind
-        super().__init__(f"{kind}: {text}")
-
-
 class Side:
     """One node's side. Any method of ``replication.commands.Commands`` by ``do``."""
 
     def __init__(self, node: Node, number: int) -> None:
         self.node = node
         self.replica = Replica(node.name, number, node.address, f"/dev/mapper/{BACKING}", METADATA)
-        self._serving = 0
+        code = (
+            f"from tests.lab.stories.drbd import serve_side; serve_side({node.name!r}, {SOCKET!r})"
+        )
+        self._calls = Calls(node, code, SOCKET)
         self._watchers: dict[str, GuestProcess] = {}
 
     def do(self, what: str, *arguments: object, **options: object) -> Any:
-        if self._serving != self.node.boots:
-            self._serve()
-        host, port = self.node.grpc_target(SOCKET).split(":")
-        connection = socket.create_connection((host, int(port)), 120)
-        with connection, connection.makefile("rwb") as stream:
-            pickle.dump((what, arguments, options), stream)
-            stream.flush()
-            kind, value = pickle.load(stream)
-        if kind != "ok":
-            raise Failed(kind, value)
-        return value
-
-    def _serve(self) -> None:
-        code = f"from tests.lab.stories.drbd import serve; serve({self.node.name!r}, {SOCKET!r})"
-        self.node.spawn([".venv/bin/python", "-c", code], log="/run/side.log")
-        self.wait_until(lambda: self.node.run(["test", "-S", SOCKET], check=False))
-        self._serving = self.node.boots
+        return self._calls.call(what, *arguments, **options)
 
     def status(self, name: str) -> ResourceStatus:
         """By both ways, which have to agree, and as both streams of events have told."""

@@ -11,8 +11,8 @@ after the step before it or before the next.
 The process is a child of this one and started again as soon as it is killed, as a supervisor
 would; what it imports is loaded before, so that this takes no time. ``FOLDER/deaths`` counts.
 
-``FOLDER/arm`` holds "N before", "N after" or "0 trace"; it is taken when ``FOLDER/go`` appears,
-and from then on steps are counted and written to ``FOLDER/steps``.
+``FOLDER/arm`` holds nothing, or a number that is new each time and "N before", "N after" or
+"0 trace". From then on steps are counted, and written to ``FOLDER/steps`` after that number.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Steps:
         self._lock = threading.Lock()
         self._inside = threading.local()
         self._count = 0
-        self._at, self._when = 0, ""
+        self._armed = ""
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -79,35 +79,33 @@ class Steps:
             if (
                 getattr(self._inside, "step", False)
                 or _only_reads(name, arguments)
-                or not self._armed()
+                or not (armed := self._arm())
             ):
                 return function(*arguments, **options)
             with self._lock:
                 self._count += 1
                 number = self._count
                 with (self._folder / "steps").open("a") as log:
-                    log.write(f"{number} {name} {_words(arguments)}\n")
-            self._kill_if(number, "before")
+                    log.write(f"{armed.split()[0]} {number} {name} {_words(arguments)}\n")
+            self._kill_if(armed, number, "before")
             self._inside.step = True
             try:
                 return function(*arguments, **options)
             finally:
                 self._inside.step = False
-                self._kill_if(number, "after")
+                self._kill_if(armed, number, "after")
 
         return step
 
-    def _armed(self) -> bool:
-        if not (self._folder / "go").exists():
-            self._count, self._at, self._when = 0, 0, ""
-        elif not self._when:
-            at, self._when = (self._folder / "arm").read_text().split()
-            self._at = int(at)
-        return bool(self._when)
+    def _arm(self) -> str:
+        armed = (self._folder / "arm").read_text()
+        if armed != self._armed:
+            self._count, self._armed = 0, armed
+        return armed
 
-    def _kill_if(self, number: int, when: str) -> None:
-        if number == self._at and when == self._when:
-            (self._folder / "go").unlink()
+    def _kill_if(self, armed: str, number: int, when: str) -> None:
+        if armed.split()[1:] == [str(number), when]:
+            (self._folder / "arm").write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -138,6 +136,8 @@ def main() -> int:
         setattr(owner, function, steps.wrap(name, getattr(owner, function)))
     sys.argv = ["xlss", *sys.argv[2:]]
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("arm", "steps", "deaths"):
+        (folder / name).touch()
     while True:
         child = os.fork()
         if child == 0:

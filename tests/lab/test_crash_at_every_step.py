@@ -10,7 +10,6 @@ tags, device-mapper devices, mounts, records.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.node import Node
 from lab.paths import PYTHON
+from tests.lab.calls import Calls
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
@@ -34,6 +34,7 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 STAGING, TARGET = "/var/lib/kubelet/staging/v", "/var/lib/kubelet/pods/p/v"
 NODE = "n1"
+REMAINS = "/run/remains.sock"
 AGAIN_SECONDS = 60.0
 DYING_SECONDS = 10.0
 
@@ -46,6 +47,8 @@ class Scene:
     victim: str  # "node" or "controller"
     folder: Path  # where the victim counts its steps: in the node, or on the host
     names: Iterator[int]
+    remains: Calls
+    armed: int = 0
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,24 +65,30 @@ class Scene:
 
     # The victim
 
-    def _shell(self, script: str) -> str:
+    def _put(self, name: str, text: str) -> None:
         if self.victim == "node":
-            return self.node.sh(script).text
-        argv = ["bash", "-euc", script]
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+            self.node.put(f"{self.folder}/{name}", text.encode())
+        else:
+            (self.folder / name).write_text(text)
+
+    def _lines(self, name: str) -> list[str]:
+        if self.victim == "node":
+            return self.node.get(f"{self.folder}/{name}").decode().splitlines()
+        return (self.folder / name).read_text().splitlines()
 
     def arm(self, step: int, when: str) -> None:
-        self._shell(
-            f"mkdir -p {self.folder}; cd {self.folder}; rm -f steps; echo {step} {when} >arm;"
-            " touch go"
-        )
+        self.armed += 1
+        self._put("steps", "")
+        self._put("arm", f"{self.armed} {step} {when}")
 
     def disarm(self) -> list[str]:
-        text = self._shell(f"cd {self.folder}; rm -f go; cat steps 2>/dev/null || true")
-        return text.splitlines()
+        """The steps that were passed."""
+        self._put("arm", "")
+        mine = f"{self.armed} "
+        return [line.removeprefix(mine) for line in self._lines("steps") if line.startswith(mine)]
 
     def deaths(self) -> int:
-        return int(self._shell(f"{{ cat {self.folder}/deaths 2>/dev/null || true; }} | wc -l"))
+        return len(self._lines("deaths"))
 
     def wait_for_death(self, before: int) -> bool:
         """The last step's "after" may come when the call has been answered already."""
@@ -100,29 +109,21 @@ class Scene:
 
     def picture(self) -> dict[str, Any]:
         """Everything that a crash could leave behind, with identifiers made comparable."""
-        script = (
-            "lvs --noheadings --separator '|' -o lv_name,segtype,lv_size,lv_tags vg0; echo ---;"
-            "dmsetup info -c --noheadings --separator '|' -o name,suspended; echo ---;"
-            "grep /var/lib/kubelet/ /proc/self/mountinfo || true; echo ---;"
-            "find /var/lib/kubelet -mindepth 2 | sort"
-        )
-        volumes, devices, mounts, paths = self.node.sh(script).text.split("---")
+        found = self.remains.call()
         records = [
             f"{len(entry.status.published_node_ids)} published {entry.volume.capacity_bytes}"
             for entry in self.controller.volumes()
         ]
         return {
-            "logical volumes": Counter(_comparable(line) for line in volumes.split("\n") if line),
+            "logical volumes": Counter(_comparable("|".join(v)) for v in found["logical volumes"]),
             # The devices of the thin pool itself come and go with LVM's activation.
             "devices": Counter(
-                _comparable(line)
-                for line in devices.split("\n")
-                if line and (not line.startswith("vg0-thin") or "Suspended" in line)
+                (_comparable(name), suspended)
+                for name, suspended in found["devices"]
+                if suspended or not name.startswith("vg0-thin")
             ),
-            "mounts": Counter(
-                " ".join(_comparable(line).split()[3:6]) for line in mounts.split("\n") if line
-            ),
-            "paths": sorted(paths.split()),
+            "mounts": Counter(" ".join(_comparable(line).split()[3:6]) for line in found["mounts"]),
+            "paths": found["paths"],
             "volumes": Counter(records),
             "snapshots": len(self.controller.snapshots()),
         }
@@ -388,6 +389,8 @@ def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) ->
     """A scene in which nothing is left of the test before, also if that failed."""
     victim: str = request.param
     if victim not in scenes:
+        while scenes:  # the other victim's: its turn is over, and nodes have the same name
+            _tear_down(lab, scenes.popitem()[1])
         scenes[victim] = _build(lab, victim)
     scene = scenes.pop(victim)
     empty = scene.picture()
@@ -409,7 +412,9 @@ def _build(lab: Lab, victim: str) -> Scene:
         cluster.controller_entry = entry
     cluster.start()
     node.run(["mkdir", "-p", STAGING, str(Path(TARGET).parent)])
-    return Scene(cluster, victim, folder, iter(range(1, 1 << 30)))
+    call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
+    remains = Calls(node, f"from tests.lab.stories.remains import serve_remains; {call}", REMAINS)
+    return Scene(cluster, victim, folder, iter(range(1, 1 << 30)), remains)
 
 
 def _tear_down(lab: Lab, scene: Scene) -> None:

@@ -10,7 +10,8 @@ import pytest
 from lab.node import MIB
 from replication.fencing import Verdict
 from replication.status import ConnectionState, DiskState, Role, Suspension
-from tests.lab.drbd_sides import DATA, DISKS, SIZE, Failed, Side, replicated, take_down
+from tests.lab.calls import Failed
+from tests.lab.drbd_sides import DATA, DISKS, SIZE, Side, replicated, take_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,29 +15,20 @@ from replication import fencing
 from replication.commands import Commands
 from replication.status import ResourceStatus
 from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
+from tests.lab.stories.serving import serve
 
 BACKING = "xlss-drbd-data"
 
 
-def serve(node: str, path: str) -> None:
-    """Answer calls on a unix socket, one a connection: a Python for each would take too long."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        while True:
-            connection, _ = listener.accept()
-            ended = contextlib.suppress(EOFError, OSError)
-            with ended, connection, connection.makefile("rwb") as stream:
-                pickle.dump(_answer(node, *pickle.load(stream)), stream)
+def serve_side(node: str, path: str) -> None:
+    """Answer what a test asks of this side: a method of ``Commands`` or one of those below."""
 
-
-def _answer(node: str, what: str, arguments: Any, options: Any) -> tuple[str, Any]:
-    commands = Commands(Runner(), node, NetlinkObserver())
-    try:
+    def answer(what: str, *arguments: Any, **options: Any) -> Any:
+        commands = Commands(Runner(), node, NetlinkObserver())
         call = _OWN.get(what) or getattr(commands, what)
-        return "ok", call(*arguments, **options)
-    except HostError as error:
-        return type(error).__name__, str(error)
+        return call(*arguments, **options)
+
+    serve(path, answer, HostError)
 
 
 def watch(kind: str, path: str) -> None:
