@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -51,19 +53,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
+    before = psutil.cpu_times()
     try:
         findings = _measure(effort, options.only or PARTS, console)
     except LabError as error:
         console.print(f"[red]{error}", highlight=False)
         return 1
+    stolen = _stolen(before, psutil.cpu_times())
     findings.show(console)
+    console.print(
+        f"the machine below took {stolen:.0%} of this one's processor time: the more, the less"
+        " figures of different moments can be compared",
+        highlight=False,
+    )
     path = options.json or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(findings.to_json(quick=options.quick, measured_at=time.strftime("%FT%T%z")))
+    path.write_text(
+        findings.to_json(
+            quick=options.quick, measured_at=time.strftime("%FT%T%z"), stolen=round(stolen, 3)
+        )
+    )
     console.print(f"written to {path}")
     missed = findings.missed
     console.print(f"[red]{len(missed)} missed" if missed else "[green]all targets reached")
     return 1 if missed and not options.quick else 0
+
+
+def _stolen(before: Any, after: Any) -> float:
+    """Share of the processors' busy time that a virtual machine wanted and did not get."""
+    spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+    busy = sum(spent[name] for name in ("user", "system", "irq", "softirq", "steal"))
+    return float(spent["steal"] / busy) if busy else 0.0
 
 
 def _measure(effort: Effort, parts: Sequence[str], console: Console) -> Findings:
