@@ -13,8 +13,9 @@ export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 BIN := .venv/bin
 PACKAGES := cli csi recovery node_agent replication host cluster
 SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
-# Lab nodes are processes with their own memory: two at work suit two cores and 8 GiB.
-WORKERS ?= 2
+# Lab nodes are processes with their own memory, and tests of faults wait a lot: three at work suit
+# two cores and 8 GiB.
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest
 # A file to a worker (tests/conftest.py), in their order: the long ones in the lab come first.
 PARALLEL := -n $(WORKERS) --no-loadscope-reorder

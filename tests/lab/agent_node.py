@@ -52,14 +52,16 @@ T = TypeVar("T")
 class AgentNode:
     """The process, and both of its interfaces as a client on the host sees them."""
 
-    def __init__(self, node: Node, *, pools: str, settings: str = "") -> None:
+    def __init__(
+        self, node: Node, *, pools: str, settings: str = "", call_seconds: float = 60.0
+    ) -> None:
         """``pools`` and ``settings`` are TOML; addresses are set here."""
         self.node = node
         self.csi = NodeClient(node.grpc_target(CSI_SOCKET))
         channel = grpc.insecure_channel(
             node.grpc_target(AGENT_SOCKET), options=tls.AGENT_CHANNEL_OPTIONS
         )
-        self._channel = ObservedChannel(channel, node.name, deadline=60)
+        self._channel = ObservedChannel(channel, node.name, deadline=call_seconds)
         self.agent = GrpcAgent(self._channel)
         self._config = (
             f"name = {json.dumps(node.name)}\n"

@@ -221,7 +221,9 @@ def test_a_disk_that_hangs_does_not_hold_the_other_pools(
     deploy: Callable[..., Deployment],
 ) -> None:
     pools = (Pool("good", "vg-good"), Pool("bad", "vg-bad", ("/dev/mapper/faulty-ubdc",), ""))
-    cluster = deploy(*pools, disks=(GIB, GIB), prepare=with_faulty_disk)
+    cluster = deploy(
+        *pools, disks=(GIB, GIB), prepare=with_faulty_disk, controller={"call_seconds": 20.0}
+    )
     (node,) = cluster.nodes.values()
     disk = node.faulty_disk("/dev/ubdc")
     disk.hang()

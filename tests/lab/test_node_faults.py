@@ -46,11 +46,13 @@ def make_home(make_node: Callable[..., Node]) -> Iterator[Callable[..., AgentNod
         more: str = "",
         prepare: Callable[[Node], None] = lambda node: None,
         disks: tuple[int, ...] = (GIB,),
+        call_seconds: float = 60.0,
     ) -> AgentNode:
         node = make_node(disks=disks)
         prepare(node)
         pool = POOL.format(device=device, thin_size=thin_size, grow_at=grow_at)
-        home = AgentNode(node, pools=pool + more, settings="watch_seconds = 1")
+        settings = "watch_seconds = 1"
+        home = AgentNode(node, pools=pool + more, settings=settings, call_seconds=call_seconds)
         made.append(home)
         home.start()
         return home
@@ -179,6 +181,7 @@ def slow_home(make_home: Callable[..., AgentNode]) -> AgentNode:
         more=SECOND,
         prepare=lambda node: node.faulty_disk(FAULTY) and None,
         disks=(GIB, GIB),
+        call_seconds=20.0,  # what hangs is waited for until then
     )
 
 
