@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from host.errors import Refused
-from replication.commands import generations_of, metadata_dump
+from replication.commands import generations_of, metadata_bytes, metadata_dump
 from replication.record import Generations
 
 # Captured on DRBD 8.4.11.
@@ -51,3 +51,8 @@ def test_new_metadata_has_a_clear_bit_for_every_block() -> None:
 def test_what_would_be_no_generation_is_refused(generation: str, size: int) -> None:
     with pytest.raises(ValueError, match="not"):
         metadata_dump(generation, size)
+
+
+@pytest.mark.parametrize(("size", "sectors"), [(512, 1), (16 << 20, 1), ((16 << 20) + 1, 2)])
+def test_metadata_has_room_for_the_whole_bitmap(size: int, sectors: int) -> None:
+    assert metadata_bytes(size) == 36864 + 512 * sectors
