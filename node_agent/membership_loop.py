@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cluster.errors import ClusterError, Unavailable
@@ -260,7 +260,8 @@ class MembershipLoop:
         else:
             if action.do is Do.CONNECT:
                 memory.yes = None
-            self._side.carry_out(action.do, memory.assignment)
+            held = seen.held or memory.assignment.held
+            self._side.carry_out(action.do, replace(memory.assignment, held=held))
 
     def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
         assert seen.held is not None  # next_action asks nothing without one

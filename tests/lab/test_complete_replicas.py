@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.membership import Held, Membership
+from cluster.model import ReplicaPlace, Replication
 from lab.node import MIB
+from node_agent.arbiter import Assignment
 from replication.fencing import Verdict
+from replication.membership import Do
 from replication.model import Resource
-from replication.status import DiskState
+from replication.record import Connection, Disk, Role
+from replication.status import ConnectionState, DiskState
 from tests.lab.drbd_sides import DATA, DISKS, SIZE, Side, take_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lab.node import Node
+    from replication.record import View
     from replication.status import ResourceStatus
 
 pytestmark = pytest.mark.lab
@@ -62,3 +68,51 @@ def test_complete_replicas_meet_without_a_resync(make_module_node: Callable[...,
     assert GENERATION in (seen.bitmap, *seen.history)
     assert dataclasses.replace(seen, was_primary=False) != seen
     take_down(one, resource)
+
+
+def test_each_action_of_membership_is_a_step_in_the_kernel(
+    make_module_node: Callable[..., Node],
+) -> None:
+    nodes = [make_module_node(disks=DISKS, memory=320 * MIB) for _ in range(2)]
+    one, two = sides = Side(nodes[0], 0), Side(nodes[1], 1)
+    places = tuple(
+        ReplicaPlace(side.node.name, number, side.node.address) for number, side in enumerate(sides)
+    )
+    record = Membership(tuple(n.name for n in nodes), tuple(n.name for n in nodes))
+    assignment = Assignment(
+        "acted", Held(record, 1), Replication(1, 7001, GENERATION, places), "s" * 32
+    )
+    resource = Resource("acted", 1, 7001, "s" * 32, (one.replica, two.replica))
+
+    def act(side: Side, do: Do | None = None) -> View:
+        seen: View = side.do("act", assignment, do)
+        return seen
+
+    for side in sides:
+        side.do("prepare", DATA, SIZE)
+        assert act(side).disk is Disk.ABSENT
+        side.do("create_metadata", resource, generation=GENERATION, size_bytes=SIZE)
+        attached = act(side, Do.ATTACH)
+        assert (attached.disk, attached.connection) == (Disk.CONSISTENT, Connection.STANDALONE)
+        assert attached.generations.current == GENERATION
+    for side in sides:
+        act(side, Do.CONNECT)
+    for side in sides:
+        side.until("acted", up_to_date)
+        assert act(side).connection is Connection.CONNECTED
+    assert act(one, Do.PROMOTE).role is Role.PRIMARY
+    one.write(resource, "kept")
+    two.node.kill()
+    one.until("acted", lambda status: status.suspended)
+    assert act(one).suspended
+    act(one, Do.FORCE_DISCONNECT)
+    one.until("acted", lambda status: status.connection().state is ConnectionState.STANDALONE)
+    alone = act(one, Do.RESUME_IO)
+    assert (alone.suspended, alone.connection) == (False, Connection.STANDALONE)
+    assert one.read(resource) == "kept"
+    assert act(one, Do.WRITE_GRANT).grant
+    assert not act(one, Do.REMOVE_GRANT).grant
+    assert act(one, Do.DEMOTE).role is Role.SECONDARY
+    assert act(one, Do.INVALIDATE).disk is Disk.INCONSISTENT
+    assert act(one, Do.TAKE_DOWN).disk is Disk.ABSENT
+    one.do("remove_backing")

@@ -13,8 +13,12 @@ from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError
 from host.linear_device import ensure_linear, resize_linear
+from node_agent.arbiter import Assignment
+from node_agent.replica_side import ReplicaDevices, ReplicaSide
 from replication import fencing
 from replication.commands import Commands
+from replication.membership import Do
+from replication.record import Users, View
 from replication.status import ResourceStatus
 from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
 
@@ -36,10 +40,31 @@ def serve(node: str, path: str) -> None:
 def _answer(node: str, what: str, arguments: Any, options: Any) -> tuple[str, Any]:
     commands = Commands(Runner(), node, NetlinkObserver())
     try:
+        if what == "act":
+            return "ok", _act(node, commands, *arguments)
         call = _OWN.get(what) or getattr(commands, what)
         return "ok", call(*arguments, **options)
     except HostError as error:
         return type(error).__name__, str(error)
+
+
+def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -> View:
+    """One action of membership, by the class that the agent has; then what it sees."""
+    devices = ReplicaDevices(f"/dev/mapper/{BACKING}", "/dev/ubdc")
+    runner = Runner()
+    side = ReplicaSide(
+        node,
+        runner,
+        DeviceMapper(runner),
+        commands,
+        lambda _: devices,
+        lambda _: Users.NONE,
+        lambda _: None,
+    )
+    side.flush(assignment)
+    if do is not None:
+        side.carry_out(do, assignment)
+    return side.view(assignment)
 
 
 def watch(kind: str, path: str) -> None:
