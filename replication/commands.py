@@ -40,6 +40,8 @@ _SECTOR = 512
 _BYTES_PER_WORD = 64 * 4096
 _BYTES_PER_BITMAP_SECTOR = _SECTOR * 8 * 4096
 _BITMAP_OFFSET = 36864
+# drbdmeta refuses devices that are very small.
+_LEAST_METADATA = 1 << 20
 # MDF_* of drbd_meta_data.h, and where get-gi prints them.
 _CONSISTENT, _WAS_UP_TO_DATE = 1 << 0, 1 << 4
 _PRIMARY, _CRASHED_PRIMARY = 6, 10
@@ -416,7 +418,8 @@ def metadata_bytes(size_bytes: int) -> int:
     Superblock and activity log, as create-md lays them out, and then the bitmap: of what it has no
     whole sector for, DRBD would make no use.
     """
-    return _BITMAP_OFFSET + -(-size_bytes // _BYTES_PER_BITMAP_SECTOR) * _SECTOR
+    bitmap = -(-size_bytes // _BYTES_PER_BITMAP_SECTOR) * _SECTOR
+    return max(_LEAST_METADATA, _BITMAP_OFFSET + bitmap)
 
 
 def metadata_dump(generation: str, size_bytes: int) -> str:

@@ -11,12 +11,13 @@ from cluster.membership import Held, Membership
 from cluster.model import ReplicaPlace, Replication
 from lab.node import MIB
 from node_agent.arbiter import Assignment
+from replication.commands import metadata_bytes
 from replication.fencing import Verdict
 from replication.membership import Do
 from replication.model import Resource
 from replication.record import Connection, Disk, Role
 from replication.status import ConnectionState, DiskState
-from tests.lab.drbd_sides import DATA, DISKS, SIZE, Side, take_down
+from tests.lab.drbd_sides import DATA, DISKS, METADATA, SIZE, Side, take_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,3 +117,28 @@ def test_each_action_of_membership_is_a_step_in_the_kernel(
     assert act(one, Do.INVALIDATE).disk is Disk.INCONSISTENT
     assert act(one, Do.TAKE_DOWN).disk is Disk.ABSENT
     one.do("remove_backing")
+
+
+def test_metadata_of_the_least_size_serves_the_whole_disk(
+    make_module_node: Callable[..., Node],
+) -> None:
+    side = Side(make_module_node(disks=DISKS, memory=320 * MIB), 0)
+    side.do("prepare", DATA, SIZE)
+    large = 40 << 30
+    data = f"0 {large // 512} zero"
+    sectors = metadata_bytes(large) // 512
+    for spare, whole in ((0, True), (-1, False)):
+        metadata = f"0 {sectors + spare} linear {METADATA} 0"
+        for name, table in (("data", data), ("metadata", metadata)):
+            side.node.sh(f"dmsetup create {name} --table '{table}' && dmsetup mknodes {name}")
+        replica = dataclasses.replace(
+            side.replica, disk="/dev/mapper/data", metadata_disk="/dev/mapper/metadata"
+        )
+        resource = Resource("least", 1, 7001, "s" * 32, (replica,))
+        side.do("create_metadata", resource, anew=True)
+        side.do("attach", resource)
+        seen = side.do("observe", "netlink")["least"]
+        assert (seen.volumes[0].size_bytes == large) is whole, seen
+        side.do("down", "least")
+        side.node.sh("dmsetup remove data && dmsetup remove metadata")
+    side.do("remove_backing")

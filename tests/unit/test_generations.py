@@ -53,6 +53,9 @@ def test_what_would_be_no_generation_is_refused(generation: str, size: int) -> N
         metadata_dump(generation, size)
 
 
-@pytest.mark.parametrize(("size", "sectors"), [(512, 1), (16 << 20, 1), ((16 << 20) + 1, 2)])
-def test_metadata_has_room_for_the_whole_bitmap(size: int, sectors: int) -> None:
-    assert metadata_bytes(size) == 36864 + 512 * sectors
+@pytest.mark.parametrize(
+    ("size", "needed"),
+    [(512, 1 << 20), (40 << 30, 36864 + 512 * 2560), ((40 << 30) + 1, 36864 + 512 * 2561)],
+)
+def test_metadata_has_room_for_the_whole_bitmap(size: int, needed: int) -> None:
+    assert metadata_bytes(size) == needed
