@@ -88,7 +88,7 @@ class Surroundings:
 
     node: str
     boot_id: str
-    users: Users = Users.NONE
+    users: Users = Users.UNKNOWN  # whose processes have it open, nobody has looked
     face_suspended: bool = False
     grant: bool = False
 
