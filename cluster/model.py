@@ -193,7 +193,7 @@ class Group:
 StoredRecord = Volume | Snapshot | Group
 
 
-def to_object(record: StoredRecord) -> dict[str, Any]:
+def to_object(record: object) -> dict[str, Any]:
     """The record as a JSON object."""
     return typing.cast(dict[str, Any], _write(record))
 

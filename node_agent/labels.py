@@ -7,7 +7,8 @@ characters a tag; lvm(8), "Tags"):
 | tag                    | value                                                              |
 |------------------------|--------------------------------------------------------------------|
 | xlss.id=<id>           | identifier of the volume or snapshot                               |
-| xlss.kind=<kind>       | volume, snapshot or scratch (the source of a copy, kept meanwhile) |
+| xlss.kind=<kind>       | volume, snapshot, scratch (the source of a copy, kept meanwhile)   |
+|                        | or metadata (DRBD's, of the volume with that id)                   |
 | xlss.state=<state>     | filling, blank, formatting or used (below)                         |
 | xlss.unique=no         | a copy of a file system that still carries its source's UUID       |
 | xlss.record.<n>=<part> | the record (cluster/model.py) as JSON, base64url, cut in parts     |
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     VOLUME = "volume"
     SNAPSHOT = "snapshot"
     SCRATCH = "scratch"
+    METADATA = "metadata"
 
     @property
     def tag(self) -> str:
@@ -48,7 +50,12 @@ class State(StrEnum):
     USED = "used"
 
 
-_NAME_PREFIXES = {Kind.VOLUME: "vol-", Kind.SNAPSHOT: "snap-", Kind.SCRATCH: "tmp-"}
+_NAME_PREFIXES = {
+    Kind.VOLUME: "vol-",
+    Kind.SNAPSHOT: "snap-",
+    Kind.SCRATCH: "tmp-",
+    Kind.METADATA: "meta-",
+}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from host.command import Result, Runner
 from host.errors import CommandFailed, DeviceFailed, HostError, InUse, Missing, Refused
 from replication import addresses, connecting, resource_file
 from replication.model import Dialect, Replica, Resource
+from replication.record import Generations
 from replication.resource_file import FOLDER
 from replication.status import (
     ConnectionState,
@@ -32,6 +34,18 @@ _SECONDS = 30.0
 _SETTLING_SECONDS = 10.0
 # UUID_JUST_CREATED of linux/drbd.h: metadata that has seen no data yet.
 _JUST_CREATED = 4
+_GENERATION = re.compile(r"[0-9a-f]{16}")
+_SECTOR = 512
+# A word of the bitmap has 64 bits, a bit stands for 4 KiB.
+_BYTES_PER_WORD = 64 * 4096
+_BYTES_PER_BITMAP_SECTOR = _SECTOR * 8 * 4096
+_BITMAP_OFFSET = 36864
+# drbdmeta refuses devices that are very small.
+_LEAST_METADATA = 1 << 20
+# MDF_* of drbd_meta_data.h, and where get-gi prints them.
+_CONSISTENT, _WAS_UP_TO_DATE = 1 << 0, 1 << 4
+_PRIMARY, _CRASHED_PRIMARY = 6, 10
+_NOT_ATTACHED = (DiskState.DISKLESS, DiskState.ATTACHING, DiskState.FAILED, DiskState.UNKNOWN)
 _RESULT = re.compile(r"\((-?\d+)\)")
 # enum drbd_ret_code (positive) and drbd_state_rv (negative) of linux/drbd.h.
 _ERRORS: dict[int, type[HostError]] = {
@@ -96,14 +110,26 @@ class Commands:
 
     # Making and taking down
 
-    def create_metadata(self, resource: Resource, *, anew: bool = False) -> bool:
+    def create_metadata(
+        self,
+        resource: Resource,
+        *,
+        anew: bool = False,
+        generation: str = "",
+        size_bytes: int = 0,
+    ) -> bool:
         """Write DRBD's metadata; whether anything was written.
 
-        Metadata that is there is kept, with its generation and bitmap, unless ``anew``: then the
-        replica has seen no data, and will be synced fully.
+        Metadata that is there is kept, with its generation and bitmap, unless ``anew``. Without
+        ``generation`` the replica has then seen no data, and will be synced fully. With one (16
+        hexadecimal digits, an even number) it is complete and of that generation, and nothing of
+        its ``size_bytes`` differs from any other replica that begins so: the caller has made sure.
         """
         if not anew and self._stored_generation(resource) is not None:
             return False
+        if generation:
+            self._create_complete(resource, generation, size_bytes)
+            return True
         peers = [str(resource.max_peers)] if resource.dialect is Dialect.V9 else []
         self._metadata(resource, "create-md", *peers)
         return True
@@ -294,6 +320,28 @@ class Commands:
             raise Missing(f"there is no metadata of DRBD on {self._local(resource).metadata_disk}")
         return found
 
+    def generations(self, resource: Resource) -> Generations:
+        """All that is known of the local copy's generations. ``Missing`` without metadata."""
+        status = self.status(resource.name)
+        if status is not None and status.disk not in _NOT_ATTACHED:
+            argv = ["drbdsetup", "get-gi", str(resource.minor)]
+            with _translated():
+                found = self._runner.run(argv, deadline=_SECONDS, resource=resource.device)
+            return generations_of(found.stdout.decode(errors="replace"))
+        return generations_of(self._metadata(resource, "get-gi").stdout.decode(errors="replace"))
+
+    def _create_complete(self, resource: Resource, generation: str, size_bytes: int) -> None:
+        if resource.dialect is not Dialect.V84:
+            raise Refused("metadata of a generation is written for DRBD 8.4 only")
+        dump = metadata_dump(generation, size_bytes)
+        # What is there first has to be metadata, of the layout that the dump does not tell.
+        self._metadata(resource, "create-md")
+        # From a file: it does not read a pipe to its end.
+        with tempfile.NamedTemporaryFile("w", prefix="xlss-metadata-") as file:
+            file.write(dump)
+            file.flush()
+            self._metadata(resource, "restore-md", file.name)
+
     def _stored_generation(self, resource: Resource) -> Generation | None:
         status = self.status(resource.name)
         volume = status.volumes[0] if status is not None and status.volumes else None
@@ -350,6 +398,57 @@ class Commands:
     def _drbdsetup(self, *arguments: str, resource: str) -> None:
         with _translated():
             self._runner.run(["drbdsetup", *arguments], deadline=_SECONDS, resource=resource)
+
+
+def generations_of(text: str) -> Generations:
+    """What ``get-gi`` of drbdsetup or drbdmeta (8.4) prints. Raises ``Refused`` for other text."""
+    words = text.strip().split(":")
+    try:
+        numbers = [int(word, 16) & ~1 for word in words[:4]]
+        current, bitmap, *history = [f"{number:016x}" if number else "" for number in numbers]
+        was_primary = "1" in (words[_PRIMARY], words[_CRASHED_PRIMARY])
+    except (ValueError, IndexError) as error:
+        raise Refused(f"not generations of DRBD: {text.strip()!r}") from error
+    return Generations(current, bitmap, tuple(one for one in history if one), was_primary)
+
+
+def metadata_bytes(size_bytes: int) -> int:
+    """What external metadata of a disk of that size needs at least (8.4, flex-external).
+
+    Superblock and activity log, as create-md lays them out, and then the bitmap: of what it has no
+    whole sector for, DRBD would make no use.
+    """
+    bitmap = -(-size_bytes // _BYTES_PER_BITMAP_SECTOR) * _SECTOR
+    return max(_LEAST_METADATA, _BITMAP_OFFSET + bitmap)
+
+
+def metadata_dump(generation: str, size_bytes: int) -> str:
+    """What ``drbdmeta restore-md`` makes metadata of, in which nothing is out of sync.
+
+    The size has to be in it: DRBD takes all that a disk grew by since for out of sync. set-gi
+    writes neither. The format is that of dump-md, in its order. Raises ValueError.
+    """
+    number = int(generation, 16) if _GENERATION.fullmatch(generation) else 0
+    if number <= _JUST_CREATED or number % 2:
+        raise ValueError(f"not a data generation: {generation!r}")
+    if size_bytes <= 0 or size_bytes % _SECTOR:
+        raise ValueError(f"not the size of a disk: {size_bytes}")
+    words = -(-size_bytes // _BYTES_PER_WORD)
+    return f"""version "v08";
+uuid {{
+    0x{number:016X}; 0x{0:016X}; 0x{0:016X}; 0x{0:016X};
+    flags 0x{_CONSISTENT | _WAS_UP_TO_DATE:08X};
+}}
+la-size-sect {size_bytes // _SECTOR};
+bm-byte-per-bit 4096;
+device-uuid 0x{0:016X};
+la-peer-max-bio-size 0;
+al-stripes 1;
+al-stripe-size-4k 8;
+bm {{
+    {words} times 0x{0:016X};
+}}
+"""
 
 
 @contextlib.contextmanager

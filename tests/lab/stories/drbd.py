@@ -11,8 +11,12 @@ from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError
 from host.linear_device import ensure_linear, resize_linear
+from node_agent.arbiter import Assignment
+from node_agent.replica_side import ReplicaDevices, ReplicaSide
 from replication import fencing
 from replication.commands import Commands
+from replication.membership import Do
+from replication.record import Users, View
 from replication.status import ResourceStatus
 from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
 from tests.lab.stories.serving import serve
@@ -25,10 +29,31 @@ def serve_side(node: str, path: str) -> None:
 
     def answer(what: str, *arguments: Any, **options: Any) -> Any:
         commands = Commands(Runner(), node, NetlinkObserver())
+        if what == "act":
+            return _act(node, commands, *arguments)
         call = _OWN.get(what) or getattr(commands, what)
         return call(*arguments, **options)
 
     serve(path, answer, HostError)
+
+
+def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -> View:
+    """One action of membership, by the class that the agent has; then what it sees."""
+    devices = ReplicaDevices(f"/dev/mapper/{BACKING}", "/dev/ubdc")
+    runner = Runner()
+    side = ReplicaSide(
+        node,
+        runner,
+        DeviceMapper(runner),
+        commands,
+        lambda _: devices,
+        lambda _: Users.NONE,
+        lambda _: None,
+    )
+    side.flush(assignment)
+    if do is not None:
+        side.carry_out(do, assignment)
+    return side.view(assignment)
 
 
 def watch(kind: str, path: str) -> None:

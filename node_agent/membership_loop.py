@@ -1,0 +1,293 @@
+"""The loop that keeps each replicated volume of this node as its membership wants it.
+
+For each volume: look at the kernel, ask ``membership.next_action``, carry that one action out, and
+again, until there is nothing to do but to wait. A volume is worked on by one thread at a time; one
+that hangs keeps no other from its turn as long as a thread is left.
+
+What is remembered of a volume is the permission of its last request, and no more; it is dropped at
+CONNECT and by any failure, and a restart of the agent begins without (rule 5 of
+docs/membership.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from cluster.errors import ClusterError, Unavailable
+from cluster.membership import Held
+from host.errors import HostError
+from node_agent.arbiter import Arbiter, Assignment
+from node_agent.notes import NoteBook
+from replication.membership import Action, Do, Situation, Yes, next_action
+from replication.record import Role, Statement, View
+
+_log = logging.getLogger(__name__)
+
+_FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
+_ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.REPORT)
+_PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED)
+# More in one turn than any way from one rest to the next: then others have their turn first.
+_ACTIONS_A_TURN = 30
+
+
+class Side(Protocol):
+    """This node's side of replicated volumes. Each call ends by a deadline, and may be repeated.
+
+    Raises the errors of host/errors.py and cluster/errors.py, and OSError.
+    """
+
+    def view(self, assignment: Assignment) -> View:
+        """The volume as the kernel has it now."""
+        ...
+
+    def flush(self, assignment: Assignment) -> None:
+        """All that the local replica's disk has acknowledged is on it when this returns."""
+        ...
+
+    def carry_out(self, do: Do, assignment: Assignment) -> None:
+        """Any action that is neither a question, a note nor WAIT."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was last decided for a volume, for people. ``failure``: why it could not be done."""
+
+    do: Do
+    reason: str
+    failure: str = ""
+    serving: bool = False  # primary, and nothing is held back
+
+    @property
+    def words(self) -> str:
+        return f"{self.reason}: {self.failure}" if self.failure else self.reason
+
+
+@dataclass
+class _Memory:
+    """Of one volume. Only the thread that has its turn changes it."""
+
+    assignment: Assignment
+    answered: Held | None = None  # newer than that of the assignment
+    yes: Yes | None = None
+    told: Statement | None = None
+    decision: Decision | None = field(default=None)
+
+
+class MembershipLoop:
+    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens."""
+
+    def __init__(
+        self,
+        arbiter: Arbiter,
+        side: Side,
+        notes: NoteBook,
+        *,
+        threads: int = 4,
+        retry_seconds: float = 2.0,
+        look_seconds: float = 5.0,
+    ) -> None:
+        self._arbiter = arbiter
+        self._side = side
+        self._notes = notes
+        self._retry_seconds = retry_seconds
+        self._look_seconds = look_seconds
+        self._changed = threading.Condition()
+        self._memory: dict[str, _Memory] = {}
+        self._due: dict[str, float] = {}  # volume -> time.monotonic()
+        self._busy: set[str] = set()
+        self._present: Mapping[str, Assignment] | None = None
+        self._stopped = False
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="membership")
+        self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
+
+    def start(self) -> None:
+        """Begin. Once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin no more turns; those under way end by their own deadlines."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def poke(self, volume_id: str) -> None:
+        """Something of the volume has changed: look at it now."""
+        with self._changed:
+            if volume_id in self._memory:
+                self._due[volume_id] = time.monotonic()
+                self._changed.notify_all()
+
+    def decision(self, volume_id: str) -> Decision | None:
+        """What was last decided; None where the volume was never assigned, or not yet looked at."""
+        with self._changed:
+            memory = self._memory.get(volume_id)
+            return None if memory is None else memory.decision
+
+    def require_primary(self, volume_id: str, seconds: float) -> None:
+        """Wait until this node serves the volume. Raises Unavailable, which says why it does not.
+
+        What was decided before the call does not count.
+        """
+        until = time.monotonic() + seconds
+        with self._changed:
+            memory = self._memory.get(volume_id)
+            before = memory.decision if memory is not None else None
+        self.poke(volume_id)
+        with self._changed:
+            while True:
+                memory = self._memory.get(volume_id)
+                found = memory.decision if memory is not None else None
+                if found is not None and found is not before and found.serving:
+                    return
+                left = until - time.monotonic()
+                if left <= 0:
+                    why = found.words if found is not None else "no arbiter has assigned it yet"
+                    raise Unavailable(f"volume {volume_id} is not served on this node: {why}")
+                self._changed.wait(left)
+
+    # Turns
+
+    def _run(self) -> None:
+        while True:
+            present = self._arbiter.assignments()
+            with self._changed:
+                if self._stopped:
+                    return
+                self._take(present)
+                now = time.monotonic()
+                for volume_id in [one for one, due in self._due.items() if due <= now]:
+                    if volume_id not in self._busy:
+                        del self._due[volume_id]
+                        self._busy.add(volume_id)
+                        self._pool.submit(self._turn, volume_id)
+                waiting = [due - now for one, due in self._due.items() if one not in self._busy]
+                # New assignments are looked for from time to time: asking for them costs nothing.
+                self._changed.wait(max(0.0, min([0.5, *waiting])))
+
+    def _take(self, present: Mapping[str, Assignment] | None) -> None:
+        """Under the lock. Those volumes whose assignment is new are due."""
+        now = time.monotonic()
+        if (present is None) != (self._present is None):
+            self._due.update(dict.fromkeys(self._memory, now))
+        self._present = present
+        for volume_id, assignment in (present or {}).items():
+            memory = self._memory.get(volume_id)
+            if memory is None:
+                self._memory[volume_id] = _Memory(assignment)
+            elif memory.assignment == assignment:
+                continue
+            self._due[volume_id] = now
+        if present is not None:
+            gone = self._memory.keys() - present.keys() - self._busy
+            for volume_id in gone:
+                del self._memory[volume_id]
+                self._due.pop(volume_id, None)
+
+    def _turn(self, volume_id: str) -> None:
+        seconds = self._retry_seconds
+        try:
+            seconds = self._work(volume_id)
+        except Exception:
+            self._memory[volume_id].yes = None
+            _log.exception("volume %s: its membership could not be worked on", volume_id)
+        finally:
+            with self._changed:
+                self._busy.discard(volume_id)
+                due = time.monotonic() + seconds
+                self._due[volume_id] = min(self._due.get(volume_id, due), due)
+                self._changed.notify_all()
+
+    def _work(self, volume_id: str) -> float:
+        """As many actions as there are. Returns after how many seconds to look again."""
+        memory = self._memory[volume_id]
+        before: tuple[Action, Situation] | None = None
+        for _ in range(_ACTIONS_A_TURN):
+            action = Action(Do.WAIT, "looking at it")
+            try:
+                situation = self._situation(volume_id, memory)
+                action = next_action(situation)
+                serving = action.do is Do.WAIT and _serves(situation)
+                if action.do is Do.WAIT:
+                    self._decide(volume_id, memory, Decision(action.do, action.reason, "", serving))
+                    return self._look_seconds
+                self._decide(volume_id, memory, Decision(action.do, action.reason))
+                if before == (action, situation):
+                    # It was done, and changed nothing that can be seen: not at full speed.
+                    return self._retry_seconds
+                before = (action, situation)
+                self._do(action, volume_id, memory, situation)
+            except (HostError, ClusterError, OSError) as error:
+                memory.yes = None
+                self._decide(volume_id, memory, Decision(action.do, action.reason, str(error)))
+                return self._retry_seconds
+        return 0.0
+
+    def _situation(self, volume_id: str, memory: _Memory) -> Situation:
+        with self._changed:
+            present = self._present
+        assignment = (present or {}).get(volume_id)
+        if assignment is not None and assignment != memory.assignment:
+            # Also where it is the older one: a store that was rolled back has to be seen as it is.
+            # One that was on its way while the answer came does no harm: a permission counts only
+            # once its epoch is noted, and below the noted epoch the next action is to report.
+            memory.assignment, memory.answered = assignment, None
+        notes = self._notes.of(volume_id)
+        view = self._side.view(memory.assignment)
+        held = None
+        if assignment is not None:
+            held = memory.answered or assignment.held
+            statement = Statement(view, held.revision, notes.epoch)
+            if statement != memory.told:
+                self._arbiter.tell(volume_id, statement)
+                memory.told = statement
+        known = memory.assignment
+        return Situation(view, notes, held, memory.yes, known.peer, known.go_alone)
+
+    def _do(self, action: Action, volume_id: str, memory: _Memory, seen: Situation) -> None:
+        if action.do is Do.NOTE:
+            assert action.notes is not None  # Action: those of NOTE
+            self._notes.keep(volume_id, action.notes)
+        elif action.do in _ASKED:
+            self._ask(action.do, volume_id, memory, seen)
+        else:
+            if action.do is Do.CONNECT:
+                memory.yes = None
+            held = seen.held or memory.assignment.held
+            self._side.carry_out(action.do, replace(memory.assignment, held=held))
+
+    def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
+        assert seen.held is not None  # next_action asks nothing without one
+        memory.yes = None
+        if what in _FLUSHED_BEFORE:
+            self._side.flush(memory.assignment)
+        statement = Statement(seen.view, seen.held.revision, seen.notes.epoch)
+        answer = self._arbiter.ask(what, volume_id, statement)
+        memory.answered = answer.held
+        if not answer.granted:
+            raise Unavailable(answer.reason)
+        if what in _PERMITS:
+            memory.yes = Yes(answer.held.record.epoch, alone=what is Do.ASK_ALONE)
+
+    def _decide(self, volume_id: str, memory: _Memory, decision: Decision) -> None:
+        old = memory.decision
+        if old is None or (old.do, old.words) != (decision.do, decision.words):
+            _log.info("volume %s: %s: %s", volume_id, decision.do, decision.words)
+        with self._changed:
+            memory.decision = decision
+            self._changed.notify_all()
+
+
+def _serves(now: Situation) -> bool:
+    """Whether the volume can be used here; while no arbiter answers, as the kernel has it."""
+    view = now.view
+    published = now.held is None or now.held.record.primary == view.node
+    frozen = view.suspended or view.face_suspended
+    return view.role is Role.PRIMARY and published and not frozen

@@ -1,0 +1,235 @@
+"""The loop carries out what membership decides, and asks an arbiter of the real rules."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster import errors
+from cluster.membership import Boot, Held, Membership
+from cluster.model import Replication
+from host.errors import CommandStuck
+from node_agent.arbiter import Answer, Assignment
+from node_agent.membership_loop import MembershipLoop
+from node_agent.notes import NoteBook
+from replication import arbiter_rules
+from replication.membership import Do
+from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
+
+RECORD = Membership(("a", "b"), ("a", "b"), "a", "", 1, "g1", (Boot("a", "1"), Boot("b", "1")))
+RULES = {
+    Do.ASK_ALONE: arbiter_rules.serve_alone,
+    Do.ASK_CONNECTED: arbiter_rules.serve_connected,
+    Do.ASK_LEAVE: arbiter_rules.leave,
+    Do.ASK_CONFIRM: arbiter_rules.confirm,
+}
+
+
+class RuledArbiter:
+    """Holds the records in memory. ``lost``: nobody answers."""
+
+    def __init__(self, *volumes: str) -> None:
+        replication = Replication(1, 7001, "0" * 15 + "8", ())
+        held = Held(RECORD, 5)
+        self.assigned = {v: Assignment(v, held, replication, "s" * 32) for v in volumes}
+        self.lost = False
+        self.told: dict[str, Statement] = {}
+
+    def assignments(self) -> Mapping[str, Assignment] | None:
+        return None if self.lost else dict(self.assigned)
+
+    def ask(self, what: Do, volume_id: str, statement: Statement) -> Answer:
+        if self.lost:
+            raise errors.Unavailable("no controller answers")
+        held = self.assigned[volume_id].held
+        found = RULES[what](held, statement)
+        if found.record != held.record:
+            held = Held(found.record, held.revision + 1)
+            self.assigned[volume_id] = replace(self.assigned[volume_id], held=held)
+        return Answer(found.granted, held, found.reason)
+
+    def tell(self, volume_id: str, statement: Statement) -> None:
+        self.told[volume_id] = statement
+
+    def change(self, volume_id: str, **changes: object) -> None:
+        self.assigned[volume_id] = replace(self.assigned[volume_id], **changes)  # type: ignore[arg-type]
+
+
+class ScriptedSide:
+    """A kernel whose peer is there and complete unless ``cut``."""
+
+    def __init__(self) -> None:
+        self.views: dict[str, View] = {}
+        self.done: list[tuple[str, str]] = []
+        self.failing: set[str] = set()
+        self.hanging: dict[str, threading.Event] = {}
+
+    def view(self, assignment: Assignment) -> View:
+        hanging = self.hanging.get(assignment.volume_id)
+        if hanging is not None:
+            hanging.wait(30.0)
+        return self.views.setdefault(assignment.volume_id, View("a", "1"))
+
+    def flush(self, assignment: Assignment) -> None:
+        self._note("flush", assignment)
+
+    def carry_out(self, do: Do, assignment: Assignment) -> None:
+        self._note(do.value, assignment)
+        volume_id = assignment.volume_id
+        self.views[volume_id] = replace(self.views[volume_id], **CHANGES[do])  # type: ignore[arg-type]
+
+    def names(self, volume_id: str) -> list[str]:
+        return [name for volume, name in self.done if volume == volume_id]
+
+    def freeze(self, volume_id: str) -> None:
+        lost = {"connection": Connection.CONNECTING, "peer_disk": Disk.UNKNOWN, "suspended": True}
+        self.views[volume_id] = replace(self.views[volume_id], **lost)  # type: ignore[arg-type]
+
+    def _note(self, name: str, assignment: Assignment) -> None:
+        self.done.append((assignment.volume_id, name))
+        if name in self.failing:
+            raise CommandStuck(f"{name} hangs")
+
+
+ATTACHED = {"disk": Disk.CONSISTENT, "generations": Generations("g1")}
+MET = {"connection": Connection.CONNECTED, "peer_disk": Disk.UP_TO_DATE, "disk": Disk.UP_TO_DATE}
+CHANGES: Mapping[Do, Mapping[str, object]] = {
+    Do.ATTACH: ATTACHED,
+    Do.CONNECT: {**MET, "peer_role": Role.SECONDARY, "suspended": False},
+    Do.FORCE_DISCONNECT: {"connection": Connection.STANDALONE},
+    Do.PROMOTE: {"role": Role.PRIMARY, "users": Users.ALIVE},
+    Do.RESUME_IO: {"suspended": False},
+}
+
+
+class World:
+    def __init__(self, folder: Path, *volumes: str) -> None:
+        self.arbiter = RuledArbiter(*volumes)
+        self.side = ScriptedSide()
+        self.notes = NoteBook(folder)
+        self.loop = MembershipLoop(
+            self.arbiter, self.side, self.notes, threads=2, retry_seconds=0.05, look_seconds=0.1
+        )
+
+    def decided(self, volume_id: str) -> str:
+        decision = self.loop.decision(volume_id)
+        return "" if decision is None else decision.words
+
+    def until(self, right: Callable[[], object]) -> None:
+        end = time.monotonic() + 10
+        while not right():
+            assert time.monotonic() < end, (self.side.done, self.loop.decision("v"))
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
+    made: list[World] = []
+
+    def one(*volumes: str) -> World:
+        made.append(World(tmp_path / "notes", *volumes))
+        return made[-1]
+
+    yield one
+    for world in made:
+        for hanging in world.side.hanging.values():
+            hanging.set()
+        world.loop.stop()
+
+
+def test_an_assigned_volume_is_served_once_the_arbiter_has_permitted_it(
+    make: Callable[..., World],
+) -> None:
+    world = make("v")
+    world.loop.start()
+    world.loop.require_primary("v", 10.0)
+
+    assert world.side.names("v") == ["attach", "connect", "flush", "promote"]
+    assert world.arbiter.assigned["v"].held.record.active == "a"
+    assert world.notes.of("v").epoch == world.arbiter.assigned["v"].held.record.epoch
+    world.until(lambda: world.arbiter.told["v"].view.role is Role.PRIMARY)
+
+
+def test_a_frozen_primary_goes_on_when_it_is_permitted_to(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.loop.start()
+    world.loop.require_primary("v", 10.0)
+    world.side.done.clear()
+    # The peer's agent has said nothing since: it must not be connected to.
+    world.side.freeze("v")
+    world.loop.poke("v")
+    world.until(lambda: "resume-io" in world.side.names("v"))
+
+    assert world.side.names("v") == ["force-disconnect", "flush", "resume-io"]
+    assert world.arbiter.assigned["v"].held.record.members == ("a",)
+    assert world.notes.of("v").epoch == world.arbiter.assigned["v"].held.record.epoch
+
+
+def test_without_an_arbiter_a_frozen_primary_is_not_resumed(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.loop.start()
+    world.loop.require_primary("v", 10.0)
+    world.side.done.clear()
+    world.arbiter.lost = True
+    world.until(lambda: "no arbiter" in world.decided("v"))
+    world.loop.require_primary("v", 10.0)
+    world.side.freeze("v")
+    with pytest.raises(errors.Unavailable, match="frozen"):
+        world.loop.require_primary("v", 0.5)
+    assert world.side.names("v") == []
+
+
+def test_a_failed_flush_costs_the_permission(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.side.failing.add("flush")
+    world.loop.start()
+    with pytest.raises(errors.Unavailable, match="published here: flush hangs"):
+        world.loop.require_primary("v", 0.5)
+    assert world.arbiter.assigned["v"].held.record.active == ""
+    assert "promote" not in world.side.names("v")
+
+    world.side.failing.clear()
+    world.loop.require_primary("v", 10.0)
+
+
+def test_a_permission_is_asked_for_anew_after_a_failure(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.side.failing.add("promote")
+    world.loop.start()
+    world.until(lambda: world.side.names("v").count("promote") >= 3)
+
+    names = [name for name in world.side.names("v") if name in ("flush", "promote")]
+    assert names[:4] == ["flush", "promote", "flush", "promote"]
+
+
+def test_one_volume_that_hangs_keeps_no_other_from_its_turn(make: Callable[..., World]) -> None:
+    world = make("stuck", "v")
+    world.side.hanging["stuck"] = threading.Event()
+    world.loop.start()
+    world.loop.require_primary("v", 10.0)
+
+    assert world.loop.decision("stuck") is None
+    with pytest.raises(errors.Unavailable, match="no arbiter has assigned"):
+        world.loop.require_primary("other", 0.1)
+
+
+def test_a_store_that_is_older_than_the_notes_permits_nothing(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.notes.keep("v", Notes(replace(RECORD, epoch=9)))
+    asked: list[Do] = []
+
+    def refuse(what: Do, volume_id: str, statement: Statement) -> Answer:
+        asked.append(what)
+        return Answer(False, world.arbiter.assigned[volume_id].held, "read it again")
+
+    world.arbiter.ask = refuse  # type: ignore[method-assign]
+    world.loop.start()
+    world.until(lambda: len(asked) >= 2)
+
+    assert set(asked) == {Do.REPORT}
+    assert world.side.done == []
