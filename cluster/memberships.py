@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from contextlib import suppress
 
 from cluster.errors import NotFound
 from cluster.membership import Held, Membership
@@ -35,7 +36,9 @@ class Memberships:
     def delete(self, volume_id: str) -> None:
         """One that is not there is success. Raises Conflict when it changes at this moment."""
         held = self.find(volume_id)
-        if held is not None:
+        if held is None:
+            return
+        with suppress(NotFound):  # somebody else has just done so
             self._store.delete(RecordKind.MEMBERSHIP, volume_id, held.revision)
 
     def list(self) -> builtins.list[tuple[str, Held]]:

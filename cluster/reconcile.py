@@ -30,7 +30,7 @@ from cluster.memberships import Memberships
 from cluster.model import Group, Phase, Snapshot, Volume, volume_from_json
 from cluster.pools import PoolLedger
 from cluster.records import Entry, Table, group_table, snapshot_table, volume_table
-from cluster.replicas import Slots
+from cluster.replicas import Slots, holds_slot
 from cluster.snapshots import SnapshotRemover
 from cluster.store import RecordKind, Store
 
@@ -281,9 +281,9 @@ class Reconciler:
                 yield _removed(volume_id, f"membership record of {volume_id}, which is gone")
         for number, volume_id in self._slots.list().items():
             owner = self._volumes.find_id(volume_id)
-            if owner is None:
+            if owner is None or not holds_slot(owner.item, number):
                 self._slots.free(number, volume_id)
-                yield _removed(volume_id, f"DRBD minor and port of {volume_id}, which is gone")
+                yield _removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
 
     def _replica(
         self, entry: Entry[Volume], node: str, report: VolumeReport | None, size: int

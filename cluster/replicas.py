@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from cluster.errors import AlreadyExists, NoSpace, NotFound
 from cluster.membership import Membership
@@ -66,7 +67,8 @@ class Slots:
         except NotFound:
             return
         if record.value["volume"] == volume_id:
-            self._store.delete(RecordKind.REPLICATION_SLOT, record.key, record.revision)
+            with suppress(NotFound):  # somebody else has just done so
+                self._store.delete(RecordKind.REPLICATION_SLOT, record.key, record.revision)
 
     def list(self) -> dict[int, str]:
         """The volumes that have claimed one, by slot."""
@@ -117,6 +119,12 @@ class ReplicaRecords:
         self.memberships.delete(volume.id)
         if volume.replication is not None:
             self.slots.free(volume.replication.minor - FIRST_MINOR, volume.id)
+
+
+def holds_slot(volume: Volume, number: int) -> bool:
+    """Whether its record names that slot."""
+    replication = volume.replication
+    return replication is not None and replication.minor - FIRST_MINOR == number
 
 
 def first_membership(volume: Volume) -> Membership:
