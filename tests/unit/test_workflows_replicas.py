@@ -16,6 +16,7 @@ from cluster.memberships import Memberships
 from cluster.model import Source, SourceKind, Volume, VolumeSpec
 from cluster.placement import metadata_bytes
 from cluster.reconcile import DifferenceKind
+from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
 from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind
@@ -319,3 +320,16 @@ def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="3 replicas: only 1 or 2"):
         world.create("three", replace(THIN, replicas=3))
     world.check_settled()
+
+
+def test_a_pair_comes_back_from_the_tags_and_is_not_published(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    store = SqliteStore(tmp_path / "new.db")
+    recovery = recover(store, world.nodes)
+    assert [note.kind for note in recovery.differences] == [DifferenceKind.NO_MEMBERSHIP]
+    again = World(store, world.nodes)
+    assert again.record() == volume
+    assert list(Slots(store).list().values()) == [volume.id]
+    with pytest.raises(Refused, match="has no membership record"):
+        publish(again, volume, "n1")
