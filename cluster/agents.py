@@ -89,6 +89,7 @@ class Inventory:
     foreign: tuple[str, ...] = ()
     stuck_commands: int = 0
     version: str = ""
+    replication_address: str = ""  # on the network that carries replication; "": no replicas here
 
 
 class Agent(Protocol):

@@ -4,13 +4,16 @@ The record is written before anything is made, and names the node; it is CREATIN
 has said that the volume is complete. A node on which parts may have been left when another was
 chosen is kept in ``leftovers`` until it has confirmed that nothing is there. A record in CREATING
 without nodes stands for a creation that failed, and only for its leftovers.
+
+Replicas are made at the same time, and all or none: one that does not fit takes the other back
+before other nodes are tried. So a node never has a replica of an earlier attempt with other peers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,6 +45,7 @@ from cluster.model import (
 from cluster.placement import PlacementRequest, in_words
 from cluster.pools import PoolLedger
 from cluster.records import Entry, snapshot_table, volume_table
+from cluster.replicas import ReplicaRecords
 from cluster.store import Store
 
 
@@ -67,6 +71,7 @@ class VolumeMaker:
         self._snapshots = snapshot_table(store)
         self._agents = agents
         self._pools = pools
+        self._replicas = ReplicaRecords(store)
 
     def make(self, request: CreateRequest) -> Volume:
         """The volume of that name, whatever an earlier call has left of it.
@@ -107,6 +112,8 @@ class VolumeMaker:
             if volume.phase is Phase.CREATING and (volume.nodes or volume.leftovers != left):
                 self._volumes.update(entry, nodes=(), leftovers=left)
             raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
+        if volume.spec.replicas > 1:
+            self._replicas.dissolve(volume)
         self._volumes.delete(entry)
 
     def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
@@ -141,13 +148,14 @@ class VolumeMaker:
 
     def _new_volume(self, request: CreateRequest) -> Volume:
         spec = request.spec
-        if spec.replicas != 1:
-            raise Unsupported(f"{spec.replicas} replicas: only 1 is supported")
+        _require_supported(request)
         if spec.provision is Provision.UNKNOWN or spec.layout.kind is LayoutKind.UNKNOWN:
             raise InvalidArgument("the kind of provision or layout is not known")
         size = request.required_bytes
         if request.source is not None:
             source = self._find_source(request.source)
+            if source.spec.replicas > 1:
+                raise Unsupported("a replicated volume cannot be cloned or restored yet")
             _require_fit(source.spec, spec)
             size = max(size, source.size_bytes)
             if request.limit_bytes and size > request.limit_bytes:
@@ -191,22 +199,25 @@ class VolumeMaker:
             raise AlreadyExists(f"volume {request.name!r} exists already, with {wrong}")
 
     def _go_on(self, entry: Entry[Volume], request: CreateRequest) -> Volume:
-        """Go on where an earlier call left off: on the same node, unless that is down."""
+        """Go on where an earlier call left off: on the same nodes, unless one is down."""
         refused: dict[str, str] = {}
-        for node in entry.item.nodes:
-            if node not in self._agents.names() or not self._pools.permitted(
-                node, request.requisite
-            ):
-                continue
-            reported = partial(self._pools.report, node, ticket=self._pools.ticket())
+        nodes = entry.item.nodes
+        if nodes and all(
+            node in self._agents.names() and self._pools.permitted(node, request.requisite)
+            for node in nodes
+        ):
+            ticket = self._pools.ticket()
+            reported = {node: partial(self._pools.report, node, ticket=ticket) for node in nodes}
             try:
-                return self._make_on(entry, node, reported)
-            except NoSpace as error:
-                refused[node] = str(error)
+                made = self._make_on(entry, reported, refused)
             except Unavailable as error:
-                if self._answers(node):
+                silent = [node for node in nodes if not self._answers(node)]
+                if not silent:
                     raise  # it is busy with it, as with a long copy
-                refused[node] = f"agent unreachable ({error})"
+                refused |= dict.fromkeys(silent, f"agent unreachable ({error})")
+                made = None
+            if made is not None:
+                return made
         return self._place(entry, entry.item, request, refused)
 
     def _answers(self, node: str) -> bool:
@@ -220,22 +231,41 @@ class VolumeMaker:
         request: CreateRequest,
         refused: dict[str, str],
     ) -> Volume:
-        """Choose a node and make it there; where that turns out to be too full, on the next."""
+        """Choose nodes and make it there; where one turns out to be too full, on others."""
         while True:
+            if entry is not None and entry.item.spec.replicas > 1:
+                entry = self._withdraw(entry, refused)
             try:
                 placement = self._placement(volume, request)
-                reservation = self._pools.reserve(placement, refused)
+                reservations = self._pools.reserve(placement, refused)
             except (NoSpace, OutOfRange, NotFound):
                 if entry is not None:
                     self._give_up(entry)
                 raise
-            with reservation:
-                node = reservation.node
-                entry = self._intend(entry, volume, node)
-                try:
-                    return self._make_on(entry, node, reservation.report)
-                except NoSpace as error:
-                    refused[node] = str(error)
+            with ExitStack() as held:
+                for reservation in reservations:
+                    held.enter_context(reservation)
+                reported = {each.node: each.report for each in reservations}
+                entry = self._intend(entry, volume, tuple(reported))
+                made = self._make_on(entry, reported, refused)
+                if made is not None:
+                    return made
+
+    def _withdraw(self, entry: Entry[Volume], refused: dict[str, str]) -> Entry[Volume]:
+        """Take back what an attempt has left of the replicas; refuse the nodes that still have it.
+
+        A replica of an earlier attempt must not be adopted: it has another peer and generation.
+        """
+        volume = entry.item
+        places = tuple(dict.fromkeys((*volume.nodes, *volume.leftovers)))
+        failures = self._delete_on(volume.id, places)
+        self._replicas.memberships.delete(volume.id)
+        for node in failures:
+            refused[node] = f"half-made parts of it remain there ({failures[node]})"
+        left = tuple(failures)
+        if not volume.nodes and volume.leftovers == left:
+            return entry
+        return self._volumes.update(entry, nodes=(), leftovers=left)
 
     def _placement(self, volume: Volume, request: CreateRequest) -> PlacementRequest:
         source_nodes = None
@@ -250,34 +280,87 @@ class VolumeMaker:
             source_nodes,
         )
 
-    def _intend(self, entry: Entry[Volume] | None, volume: Volume, node: str) -> Entry[Volume]:
+    def _intend(
+        self, entry: Entry[Volume] | None, volume: Volume, nodes: tuple[str, ...]
+    ) -> Entry[Volume]:
+        """Write down where it is to be, before anything is made there."""
+        changes: dict[str, object] = {"nodes": nodes}
+        if volume.spec.replicas > 1:
+            places = [(node, self._pools.replication_address(node)) for node in nodes]
+            known = volume if entry is None else entry.item
+            changes["replication"] = self._replicas.plan(known, places)
         if entry is None:
-            return self._volumes.create(replace(volume, nodes=(node,)))
+            return self._volumes.create(replace(volume, **changes))  # type: ignore[arg-type]
         before = dict.fromkeys((*entry.item.leftovers, *entry.item.nodes))
-        leftovers = tuple(other for other in before if other != node)
-        return self._volumes.update(entry, nodes=(node,), leftovers=leftovers)
+        changes["leftovers"] = tuple(other for other in before if other not in nodes)
+        return self._volumes.update(entry, **changes)
 
     def _make_on(
-        self, entry: Entry[Volume], node: str, reported: Callable[[PoolReport], None]
-    ) -> Volume:
-        try:
-            report, pool = self._agents.agent(node).create_volume(entry.item)
-        except (NoSpace, Unavailable, Busy):
-            raise
-        except ClusterError:
-            self._give_up(entry)  # no repetition will help, and maybe none will come
-            raise
-        reported(pool)
+        self,
+        entry: Entry[Volume],
+        reported: Mapping[str, Callable[[PoolReport], None]],
+        refused: dict[str, str],
+    ) -> Volume | None:
+        """Make it on the nodes of its record.
+
+        None when one of them cannot take it: ``refused`` then says why. What the others have made
+        is still there.
+        """
+        if entry.item.spec.replicas > 1:
+            entry = self._claim(entry)
+        answers = ask_all(
+            self._agents, entry.item.nodes, lambda _, agent: agent.create_volume(entry.item)
+        )
+        sizes: list[int] = []
+        again: ClusterError | None = None
+        for node, answer in answers.items():
+            if not isinstance(answer, ClusterError):
+                report, pool = answer
+                reported[node](pool)
+                sizes.append(report.size_bytes)
+            elif isinstance(answer, NoSpace):
+                refused[node] = str(answer)
+            elif isinstance(answer, (Unavailable, Busy)):
+                again = answer  # it is busy with it, as with a long copy
+            else:
+                self._give_up(entry)  # no repetition will help, and maybe none will come
+                raise answer
+        if refused.keys() & answers.keys():
+            return None
+        if again is not None:
+            raise again
         left = self._clear(entry.item)
         ready = self._volumes.update(
-            entry, phase=Phase.READY, size_bytes=report.size_bytes, leftovers=left
+            entry, phase=Phase.READY, size_bytes=min(sizes), leftovers=left
         )
         return ready.item
+
+    def _claim(self, entry: Entry[Volume]) -> Entry[Volume]:
+        """Claim the slot that the record names, or another one; then the membership record."""
+        while not self._replicas.claim(entry.item):
+            replication = entry.item.replication
+            assert replication is not None
+            places = [(place.node, place.address) for place in replication.places]
+            planned = self._replicas.plan(entry.item, places)
+            entry = self._volumes.update(entry, replication=planned)
+        self._replicas.establish(entry.item)
+        return entry
 
     def _give_up(self, entry: Entry[Volume]) -> None:
         """Remove what was made. What cannot be reached is left to the reconcile loop."""
         with suppress(Unavailable, Refused):
             self.remove(entry)
+
+
+def _require_supported(request: CreateRequest) -> None:
+    """Raises Unsupported."""
+    spec = request.spec
+    if spec.replicas not in (1, 2):
+        raise Unsupported(f"{spec.replicas} replicas: only 1 or 2 are supported")
+    if spec.replicas == 2 and request.source is not None:
+        raise Unsupported("a replicated volume cannot be filled from a snapshot or volume yet")
+    if spec.replicas == 2 and spec.layout.kind is not LayoutKind.LINEAR:
+        raise Unsupported(f"layout {spec.layout.kind} is not supported with 2 replicas yet")
 
 
 def _require_fit(source: VolumeSpec, spec: VolumeSpec) -> None:

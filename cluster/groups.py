@@ -27,7 +27,7 @@ from cluster.identifiers import Kind, key_of_id, key_of_name, new_id, require_id
 from cluster.locks import ObjectLocks
 from cluster.model import Group, Phase, Snapshot, Volume
 from cluster.records import Entry, group_table, snapshot_table, volume_table
-from cluster.snapshots import SnapshotRemover
+from cluster.snapshots import SnapshotRemover, require_one_replica
 from cluster.store import Store
 
 # How long nodes hold I/O still at the most: longer than all cuts should take, shorter than what
@@ -64,6 +64,8 @@ class Groups:
             if entry is not None:
                 self.remove(entry)
             volumes = [self._volumes.ready(volume_id).item for volume_id in wanted]
+            for volume in volumes:
+                require_one_replica(volume)
             group, members = _new_group(name, volumes)
             return self._cut(self._groups.create(group), members)
 

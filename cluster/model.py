@@ -20,6 +20,7 @@ from enum import Enum, StrEnum
 from typing import Any, Self, TypeVar
 
 from cluster.errors import DataLoss
+from cluster.membership import Membership
 
 _T = TypeVar("_T")
 
@@ -190,7 +191,7 @@ class Group:
     created_at: float = 0.0
 
 
-StoredRecord = Volume | Snapshot | Group
+StoredRecord = Volume | Snapshot | Group | Membership
 
 
 def to_object(record: object) -> dict[str, Any]:

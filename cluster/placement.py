@@ -47,6 +47,7 @@ class NodeView:
     topology: Segments = field(default_factory=dict)
     pools: tuple[PoolReport, ...] = ()
     trouble: str = ""  # why it cannot be used at all
+    replication_address: str = ""  # where it takes replicas; "" is nowhere
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,37 @@ def room(pool: PoolReport, spec: VolumeSpec) -> tuple[int, str]:
         free, reason = _thin_room(pool)
     else:
         free, reason = _thick_room(pool, spec.layout)
+    if spec.replicas > 1 and free:
+        free, reason = _room_beside_metadata(pool, spec, free)
     free = max(0, free - (ENCRYPTION_BYTES if spec.encrypted else 0))
     # A pool may have a trouble that does not concern this kind of volume: its room tells.
     return free, reason if free else pool.trouble or reason
 
 
+def metadata_bytes(data_bytes: int) -> int:
+    """What DRBD needs beside the data for one peer, before rounding to extents.
+
+    DRBD 8.4 user's guide, "Estimating metadata size": a bitmap of a bit for each 4 KiB, in units
+    of 4 KiB, and 36 KiB for superblock and activity log. ``data_bytes`` is the size of the logical
+    volume.
+    """
+    return _up(-(-data_bytes // 32768), 4096) + 36 * 1024
+
+
 def footprint(pool: PoolReport, spec: VolumeSpec, size_bytes: int) -> Footprint:
-    """What a volume of that size takes from the pool (lvmthin(7), lvmraid(7))."""
+    """What a volume of that size takes from the pool (lvmthin(7), lvmraid(7)).
+
+    A replica takes a thick logical volume for DRBD's metadata as well.
+    """
     size = size_bytes + (ENCRYPTION_BYTES if spec.encrypted else 0)
+    data = _data_footprint(pool, spec, size)
+    if spec.replicas == 1:
+        return data
+    metadata = _metadata_room(pool, size)
+    return Footprint(data.virtual_bytes, data.thick_bytes + metadata, data.disk_bytes + metadata)
+
+
+def _data_footprint(pool: PoolReport, spec: VolumeSpec, size: int) -> Footprint:
     extent, copies = pool.extent_bytes, spec.layout.copies
     if spec.provision is Provision.THIN:
         return Footprint(virtual_bytes=_up(size, extent))
@@ -163,6 +187,8 @@ def _judge(request: PlacementRequest, node: NodeView) -> tuple[int, str]:
         return 0, f": {reason}"
     if node.trouble:
         return 0, f": {node.trouble}"
+    if request.spec.replicas > 1 and not node.replication_address:
+        return 0, ": it takes no replicas: no replication_address is configured there"
     name = request.spec.pool
     pool = next((pool for pool in node.pools if pool.name == name), None)
     if pool is None:
@@ -227,6 +253,28 @@ def _thick_room(pool: PoolReport, layout: Layout) -> tuple[int, str]:
     # What is free on the smallest of the disks that are needed.
     image = _down(disks[copies - 1], extent)
     return image * copies if layout.kind is LayoutKind.STRIPED else max(0, image - extent), ""
+
+
+def _metadata_room(pool: PoolReport, data_bytes: int) -> int:
+    return _up(metadata_bytes(_up(data_bytes, pool.extent_bytes)), pool.extent_bytes)
+
+
+def _room_beside_metadata(pool: PoolReport, spec: VolumeSpec, free: int) -> tuple[int, str]:
+    """The largest data that fits together with its metadata, where ``free`` fits without."""
+    short = "no room for the metadata of a replica"
+    if spec.provision is Provision.THIN:
+        # The largest metadata that is free, and the data that it is enough for.
+        most = _down(pool.thick_free_bytes, pool.extent_bytes)
+        data = min(free, _down((_down(most, 4096) - 36 * 1024) * 32768, pool.extent_bytes))
+    else:
+        data = _down(free - _metadata_room(pool, free), pool.extent_bytes)
+        # Less data may need an extent less of metadata.
+        if (
+            data > 0
+            and data + pool.extent_bytes + _metadata_room(pool, data + pool.extent_bytes) <= free
+        ):
+            data += pool.extent_bytes
+    return (data, "") if data > 0 else (0, short)
 
 
 def _up(size: int, unit: int) -> int:

@@ -47,6 +47,7 @@ class _Node:
     pools: dict[str, tuple[int, PoolReport]] = field(default_factory=dict)  # with its ticket
     ticket: int = 0  # of the last time that it was asked for everything
     trouble: str = "not asked yet"
+    replication_address: str = ""
     asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
     hangs: bool = False  # being asked for so long that it is no use to wait for the answer
 
@@ -109,8 +110,8 @@ class PoolLedger:
 
     def reserve(
         self, request: PlacementRequest, refused: Mapping[str, str] = _NOTHING
-    ) -> Reservation:
-        """Choose the best node and hold room on it.
+    ) -> tuple[Reservation, ...]:
+        """Choose the best nodes, one for each replica, and hold room on all of them together.
 
         ``refused`` are nodes that are out of question, with the reason. Raises NoSpace with the
         reason for each node, OutOfRange when no pool could ever have that size, and Unavailable
@@ -123,7 +124,8 @@ class PoolLedger:
             with self._changed:
                 choice = place(request, self._views(refused))
                 if choice.nodes:
-                    return self._hold(choice.nodes[0], request)
+                    chosen = choice.nodes[: request.spec.replicas]
+                    return tuple(self._hold(name, request) for name in chosen)
                 outdated = self._asked_before(came, request)
                 if not outdated:
                     exact = place(request, self._views(refused, reserved=False))
@@ -157,6 +159,7 @@ class PoolLedger:
                 self._apply_all(node, wrong, ticket)
                 return
             self._nodes[node].topology = dict(inventory.topology)
+            self._nodes[node].replication_address = inventory.replication_address
             self._apply_all(node, inventory.pools, ticket)
 
     def end(self, reservation: Reservation) -> None:
@@ -189,7 +192,8 @@ class PoolLedger:
     def capacity(self, spec: VolumeSpec, segments: Segments | None) -> tuple[int, int, int]:
         """Bytes available in all, the largest and the smallest size of one volume.
 
-        On the nodes that match the segments (None: all), as last known, less the reservations.
+        On the nodes that match the segments (None: all), as last known, less the reservations. Of
+        two replicas, each is on a node of its own: what pairs of nodes can take.
         """
         request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
         self._refresh(lambda: self._never_asked(request))
@@ -197,15 +201,26 @@ class PoolLedger:
             pool
             for view in self.views()
             if permits(request, view) and not view.trouble
+            if spec.replicas == 1 or view.replication_address
             for pool in view.pools
             if pool.name == spec.pool
         ]
-        sizes = [room(pool, spec)[0] for pool in pools]
+        sizes = sorted((room(pool, spec)[0] for pool in pools), reverse=True)
+        total, largest = sum(sizes), max(sizes, default=0)
+        if spec.replicas > 1:
+            # Every volume takes from two pools: the largest helps no further than all the others.
+            total = min(total // 2, total - largest)
+            largest = sizes[1] if len(sizes) > 1 else 0
         return (
-            sum(sizes),
-            max(sizes, default=0),
+            total,
+            largest,
             max((pool.extent_bytes for pool in pools), default=0),
         )
+
+    def replication_address(self, node: str) -> str:
+        """Where the node takes replicas, as last told; "" is nowhere."""
+        with self._changed:
+            return self._nodes.get(node, _Node()).replication_address
 
     def permitted(self, node: str, requisite: tuple[Segments, ...]) -> bool:
         """Whether the node is, or may be, in one of the topologies; () is any."""
@@ -225,7 +240,15 @@ class PoolLedger:
                 if held.node == name and held.pool in pools:
                     pools[held.pool] = less(pools[held.pool], held.taken)
             trouble = refused.get(name, node.trouble)
-            views.append(NodeView(name, node.topology or {}, tuple(pools.values()), trouble))
+            views.append(
+                NodeView(
+                    name,
+                    node.topology or {},
+                    tuple(pools.values()),
+                    trouble,
+                    node.replication_address,
+                )
+            )
         return views
 
     def _hold(self, name: str, request: PlacementRequest) -> Reservation:

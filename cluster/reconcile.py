@@ -26,9 +26,11 @@ from cluster.errors import Busy, ClusterError
 from cluster.groups import Groups
 from cluster.identifiers import key_of_id
 from cluster.locks import ObjectLocks
+from cluster.memberships import Memberships
 from cluster.model import Group, Phase, Snapshot, Volume, volume_from_json
 from cluster.pools import PoolLedger
 from cluster.records import Entry, Table, group_table, snapshot_table, volume_table
+from cluster.replicas import Slots, holds_slot
 from cluster.snapshots import SnapshotRemover
 from cluster.store import RecordKind, Store
 
@@ -49,6 +51,8 @@ class DifferenceKind(StrEnum):
     LEFTOVER = "leftover"  # parts of a volume on a node that it is not on
     CONFLICT = "conflict"  # two that claim to be the same (only when a store is rebuilt)
     UNREADABLE = "unreadable"  # its tags do not say what it is (likewise)
+    NO_MEMBERSHIP = "no-membership"  # a replicated volume of which nobody knows who is complete
+    OWNERLESS = "ownerless"  # what a volume that is gone had in the store
     UNCONFIRMED = "unconfirmed"  # a group that may not have been cut at one instant (likewise)
 
 
@@ -108,6 +112,8 @@ class Reconciler:
         self._volumes = volume_table(store)
         self._snapshots = snapshot_table(store)
         self._groups = group_table(store)
+        self._memberships = Memberships(store)
+        self._slots = Slots(store)
         self._maker = VolumeMaker(store, agents, pools)
         self._remover = SnapshotRemover(store, agents)
         self._group_workflows = Groups(store, agents, locks)
@@ -157,6 +163,7 @@ class Reconciler:
             yield from self._group(group, picture)
         for snapshot in picture.snapshots.values():
             yield from self._snapshot(snapshot, picture)
+        yield from self._ownerless()
 
     def _look(self) -> tuple[_Picture, list[Difference]]:
         volumes, volumes_at = self._volumes.list()
@@ -241,16 +248,47 @@ class Reconciler:
                         DifferenceKind.LEFTOVER,
                         picture.out_of_reach(volume.leftovers),
                     )
-                for node in volume.nodes:
+                yield from self._replicated(entry)
+                reports = {
+                    node: picture.volume_reports.get((node, volume.id)) for node in volume.nodes
+                }
+                for node, report in reports.items():
                     if node in picture.inventories:
-                        report = picture.volume_reports.get((node, volume.id))
-                        yield from self._replica(entry, node, report)
+                        yield from self._replica(entry, node, report, _least(reports.values()))
                     elif node not in picture.silent:
                         yield _not_configured(node, "volume", volume)
 
+    def _replicated(self, entry: Entry[Volume]) -> Iterator[Difference]:
+        """Its membership record is read again: it may have come since the picture was taken."""
+        volume = entry.item
+        if volume.replication is not None and self._memberships.find(volume.id) is None:
+            text = (
+                f"volume {volume.id} ({volume.name}) is replicated and has no membership record:"
+                " it cannot be published until its nodes have reported, or a person decides"
+            )
+            _log.error(text, extra={"object": volume.id})
+            yield Difference(DifferenceKind.NO_MEMBERSHIP, "", volume.id, text)
+
+    def _ownerless(self) -> Iterator[Difference]:
+        """Membership records and slots whose volume is gone: nobody else would remove them.
+
+        The volume's record comes before them and goes after them, so one that is not there now
+        will not come any more: identifiers are not used twice.
+        """
+        for volume_id, _ in self._memberships.list():
+            if self._volumes.find_id(volume_id) is None:
+                self._memberships.delete(volume_id)
+                yield _removed(volume_id, f"membership record of {volume_id}, which is gone")
+        for number, volume_id in self._slots.list().items():
+            owner = self._volumes.find_id(volume_id)
+            if owner is None or not holds_slot(owner.item, number):
+                self._slots.free(number, volume_id)
+                yield _removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
+
     def _replica(
-        self, entry: Entry[Volume], node: str, report: VolumeReport | None
+        self, entry: Entry[Volume], node: str, report: VolumeReport | None, size: int
     ) -> Iterator[Difference]:
+        """``size``: what all replicas have; one alone that has grown does not make it larger."""
         volume = entry.item
         if report is None:
             text = f"volume {volume.id} ({volume.name}) has no logical volume"
@@ -261,8 +299,7 @@ class Reconciler:
         elif report.size_bytes < volume.size_bytes:
             text = f"volume {volume.id}: {report.size_bytes} bytes, {volume.size_bytes} recorded"
             yield Difference(DifferenceKind.SIZE, node, volume.id, text)
-        elif report.size_bytes > volume.size_bytes:
-            size = report.size_bytes
+        elif size > volume.size_bytes:
             yield from self._finish(
                 self._volumes,
                 entry,
@@ -350,6 +387,15 @@ class Reconciler:
             yield Difference(kind, node, identifier, str(error))
         else:
             yield Difference(kind, node, identifier, f"{identifier} is mended", mended=True)
+
+
+def _least(reports: Collection[VolumeReport | None]) -> int:
+    """The size that all have; 0 where one is not known."""
+    return min(0 if report is None else report.size_bytes for report in reports)
+
+
+def _removed(identifier: str, what: str) -> Difference:
+    return Difference(DifferenceKind.OWNERLESS, "", identifier, f"{what}: removed", mended=True)
 
 
 def _orphan(node: str, what: str, identifier: str) -> Difference:

@@ -25,6 +25,7 @@ from cluster.model import (
 )
 from cluster.reconcile import Difference, DifferenceKind
 from cluster.records import group_table, snapshot_table, volume_table
+from cluster.replicas import ReplicaRecords
 from cluster.store import RecordKind, Store
 
 
@@ -58,6 +59,10 @@ def recover(store: Store, agents: Agents, allow_missing: Collection[str] = ()) -
         group_table(store).create(group)
     for volume in volumes:
         volume_table(store).create(volume)
+        if volume.replication is not None and not ReplicaRecords(store).claim(volume):
+            text = "another volume has the same DRBD minor and port"
+            where = ", ".join(volume.nodes)
+            differences.append(Difference(DifferenceKind.CONFLICT, where, volume.id, text))
     return Recovery(len(volumes), len(snapshots), len(groups), tuple(differences))
 
 
@@ -88,7 +93,46 @@ def _volumes(inventories: Mapping[str, Inventory], notes: list[Difference]) -> l
                 notes.append(Difference(DifferenceKind.UNREADABLE, node, report.id, str(error)))
             else:
                 by_key.setdefault(key_of_id(volume.id), []).append((volume, report))
-    return [volume for candidates in by_key.values() for volume in _choose(candidates, notes)]
+    return [
+        volume
+        for candidates in by_key.values()
+        for volume in _choose(_joined(candidates, notes), notes)
+    ]
+
+
+def _joined(
+    candidates: list[tuple[Volume, VolumeReport]], notes: list[Difference]
+) -> list[tuple[Volume, VolumeReport]]:
+    """With the replicas of one volume as one candidate: those that tell of the same replicas.
+
+    Minor, port and generation are the same for all replicas of one making, and for no others.
+    """
+    found: dict[object, list[tuple[Volume, VolumeReport]]] = {}
+    for number, (volume, report) in enumerate(candidates):
+        key = number if volume.replication is None else (volume.id, volume.replication)
+        found.setdefault(key, []).append((volume, report))
+    return [_join(replicas, notes) for replicas in found.values()]
+
+
+def _join(
+    replicas: list[tuple[Volume, VolumeReport]], notes: list[Difference]
+) -> tuple[Volume, VolumeReport]:
+    (volume, report), *others = replicas
+    if volume.replication is None:
+        return volume, report
+    places = tuple(place.node for place in volume.replication.places)
+    text = "which of its replicas is complete is not known: it is not published until they report"
+    notes.append(Difference(DifferenceKind.NO_MEMBERSHIP, ", ".join(places), volume.id, text))
+    return (
+        replace(
+            volume,
+            size_bytes=min(each.size_bytes for each, _ in replicas),
+            phase=max((each.phase for each, _ in replicas), key=Phase.READY.__eq__),
+            nodes=places,
+            published=(),  # a mount proves nothing: the membership record says who is primary
+        ),
+        next((each for _, each in others if each.complete and each.used), report),
+    )
 
 
 def _volume(node: str, report: VolumeReport) -> Volume:

@@ -19,12 +19,22 @@ from cluster.errors import (
     NotFound,
     Refused,
     Unavailable,
+    Unsupported,
 )
 from cluster.identifiers import Kind, key_of_id, key_of_name, new_id, require_id
 from cluster.locks import ObjectLocks
-from cluster.model import Phase, Snapshot, snapshot_from_json
+from cluster.model import Phase, Snapshot, Volume, snapshot_from_json
 from cluster.records import Entry, group_table, snapshot_table, volume_table
 from cluster.store import Store
+
+
+def require_one_replica(volume: Volume) -> None:
+    """Raises Unsupported: a cut through several replicas at one instant is not there yet."""
+    if volume.spec.replicas > 1:
+        raise Unsupported(
+            f"volume {volume.id} has {volume.spec.replicas} replicas: snapshots of replicated"
+            " volumes are not supported yet"
+        )
 
 
 class SnapshotRemover:
@@ -127,6 +137,7 @@ class Snapshots:
 
     def _new_snapshot(self, name: str, volume_id: str) -> Snapshot:
         volume = self._volumes.ready(volume_id).item
+        require_one_replica(volume)
         return Snapshot(
             id=new_id(Kind.SNAPSHOT, name),
             name=name,

@@ -24,6 +24,7 @@ class RecordKind(StrEnum):
     SNAPSHOT = "snapshot"
     GROUP = "group"
     MEMBERSHIP = "membership"
+    REPLICATION_SLOT = "replication-slot"  # who has a minor and a port: cluster/replicas.py
 
 
 @dataclass(frozen=True)

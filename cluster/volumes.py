@@ -8,23 +8,66 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from cluster.agents import Agents, Health, VolumeReport, ask_all
 from cluster.creation import CreateRequest, VolumeMaker
-from cluster.errors import AlreadyExists, ClusterError, NotFound, OutOfRange, Refused
+from cluster.errors import (
+    AlreadyExists,
+    ClusterError,
+    Conflict,
+    NotFound,
+    OutOfRange,
+    Refused,
+    Unavailable,
+    Unsupported,
+)
 from cluster.identifiers import Kind, key_of_id, key_of_name, require_id
 from cluster.locks import ObjectLocks
-from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Publication, Volume, VolumeSpec
+from cluster.membership import Membership
+from cluster.memberships import Memberships
+from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Phase, Publication, Volume, VolumeSpec
 from cluster.placement import in_words
 from cluster.pools import PoolLedger
 from cluster.records import volume_table
 from cluster.store import Store
 
-__all__ = ["CreateRequest", "Volumes"]
+__all__ = ["CreateRequest", "MembershipRules", "Volumes"]
+
+_ATTEMPTS = 5  # to change a membership record that others change at the same time
+
+
+class Ruling(Protocol):
+    """``record`` is what to write: when refused, the one that was read."""
+
+    @property
+    def granted(self) -> bool: ...
+    @property
+    def record(self) -> Membership: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class MembershipRules(Protocol):
+    """Pure functions; ``replication.arbiter_rules`` has them."""
+
+    def publish(self, record: Membership, node: str) -> Ruling: ...
+    def unpublish(self, record: Membership, node: str) -> Ruling: ...
 
 
 class Volumes:
-    def __init__(self, store: Store, agents: Agents, pools: PoolLedger, locks: ObjectLocks) -> None:
+    """``rules``: without them, replicated volumes are not published."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        pools: PoolLedger,
+        locks: ObjectLocks,
+        rules: MembershipRules | None = None,
+    ) -> None:
+        self._memberships = Memberships(store)
+        self._rules = rules
         self._table = volume_table(store)
         self._agents = agents
         self._pools = pools
@@ -72,6 +115,8 @@ class Volumes:
                 raise NotFound(f"no node {node!r}")
             wanted = Publication(node, readonly, access_mode)
             if wanted in volume.published:
+                if volume.replication is not None:  # a restored store may have lost that alone
+                    self._rule(volume, lambda rules, record: rules.publish(record, node))
                 return volume
             if node not in volume.nodes:
                 raise Refused(f"volume {volume_id} is on {', '.join(volume.nodes)}, not on {node}")
@@ -83,6 +128,10 @@ class Volumes:
                         f"volume {volume_id} is published on {node} as {present.access_mode}"
                         f"{' (read-only)' if present.readonly else ''}"
                     )
+            if volume.replication is not None:
+                # First: only the membership record says that the node may. A call that is cut off
+                # here is repeated, or taken back by ``unpublish``, which looks at both.
+                self._rule(volume, lambda rules, record: rules.publish(record, node))
             return self._table.update(entry, published=(wanted,)).item
 
     def unpublish(self, volume_id: str, node: str) -> None:
@@ -95,9 +144,47 @@ class Volumes:
             entry = self._table.find_id(volume_id)
             if entry is None:
                 return
+            if entry.item.replication is not None and entry.item.phase is Phase.READY:
+                # First: a volume that looks unpublished must not be primary any more.
+                self._unrule(entry.item, node)
             kept = tuple(p for p in entry.item.published if node and p.node != node)
             if kept != entry.item.published:
                 self._table.update(entry, published=kept)
+
+    def _unrule(self, volume: Volume, node: str) -> None:
+        """The node ("": any) may not be primary any more."""
+        held = self._memberships.find(volume.id)
+        primary = held.record.primary if held is not None else ""
+        if primary and node in ("", primary):
+            self._rule(volume, lambda rules, record: rules.unpublish(record, primary))
+
+    def _rule(
+        self, volume: Volume, decide: Callable[[MembershipRules, Membership], Ruling]
+    ) -> None:
+        """Write what the rules make of the membership record.
+
+        Raises Refused with their reason, and Conflict when others change it all the time.
+        """
+        if self._rules is None:
+            raise Unsupported(f"volume {volume.id} is replicated, and this controller has no rules")
+        for _ in range(_ATTEMPTS):
+            held = self._memberships.find(volume.id)
+            if held is None:
+                raise Refused(
+                    f"volume {volume.id} has no membership record: which of its replicas is"
+                    " complete is not known until its nodes have reported"
+                )
+            ruling = decide(self._rules, held.record)
+            if not ruling.granted:
+                raise Refused(f"volume {volume.id}: {ruling.reason}")
+            if ruling.record == held.record:
+                return
+            try:
+                self._memberships.write(volume.id, ruling.record, held.revision)
+            except Conflict:
+                continue
+            return
+        raise Conflict(f"the membership record of volume {volume.id} changes all the time")
 
     def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> int:
         """Returns the size that it has then. Raises NotFound, OutOfRange, NoSpace.
@@ -114,13 +201,28 @@ class Volumes:
                     f"volume {volume_id} would have {in_words(size)}, more than the limit of"
                     f" {in_words(limit_bytes)}"
                 )
+            if entry.item.replication is not None:
+                self._require_all(entry.item)
+            sizes = []
             for node in entry.item.nodes:
                 ticket = self._pools.ticket()
-                size, pool = self._agents.agent(node).expand_volume(volume_id, size, limit_bytes)
+                grown, pool = self._agents.agent(node).expand_volume(volume_id, size, limit_bytes)
                 self._pools.report(node, pool, ticket)
+                sizes.append(grown)
+            size = min(sizes)  # what all replicas have is the size of the volume
             if size > entry.item.size_bytes:
                 entry = self._table.update(entry, size_bytes=size)
             return entry.item.size_bytes
+
+    def _require_all(self, volume: Volume) -> None:
+        """Raises Unavailable when a replica does not answer: then none must grow."""
+        answers = ask_all(self._agents, volume.nodes, lambda _, agent: agent.get_volume(volume.id))
+        for node, answer in answers.items():
+            if isinstance(answer, ClusterError):
+                raise Unavailable(
+                    f"volume {volume.id} can grow only while all its replicas are there;"
+                    f" that on {node} is not: {answer}"
+                )
 
     def modify(self, volume_id: str, change: Callable[[IoLimits], IoLimits]) -> None:
         """``change`` makes the new limits out of the present ones; what it raises is passed on.

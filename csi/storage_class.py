@@ -63,21 +63,31 @@ _MAX_LIMIT = (1 << 63) - 1
 
 
 def parse_class(
-    parameters: Mapping[str, str], capabilities: Sequence[Capability] = ()
+    parameters: Mapping[str, str],
+    capabilities: Sequence[Capability] = (),
+    *,
+    replication: bool = False,
 ) -> VolumeSpec:
     """What a StorageClass and the capabilities of a request ask for.
 
-    Without capabilities (GetCapacity) it is a mounted volume. Raises InvalidArgument.
+    Without capabilities (GetCapacity) it is a mounted volume. ``replication``: whether two
+    replicas may be asked for. Raises InvalidArgument.
     """
     own = _own(parameters, (*_CLASS_PARAMETERS, *_LIMIT_FIELDS), "StorageClass parameter")
     access = _access(capabilities)
     filesystem = _filesystem(parameters, capabilities, access)
-    _replicas(own)
+    replicas = _replicas(own, replication)
     provision = _provision(own)
+    layout = _layout(own, provision)
+    if replicas > 1 and layout.kind is not LayoutKind.LINEAR:
+        raise InvalidArgument(
+            f"layout {layout.kind} contradicts replicas {replicas}: replicas are linear"
+        )
     return VolumeSpec(
         pool=_pool(own),
         provision=provision,
-        layout=_layout(own, provision),
+        layout=layout,
+        replicas=replicas,
         access=access,
         filesystem=filesystem,
         mkfs_options=_mkfs_options(own, access, filesystem),
@@ -172,14 +182,19 @@ def _provision(own: Mapping[str, str]) -> Provision:
     return Provision(_choice(own, "provision", ("thin", "thick")))
 
 
-def _replicas(own: Mapping[str, str]) -> None:
+def _replicas(own: Mapping[str, str], replication: bool) -> int:
     text = own.get("replicas", "1")
     if not re.fullmatch(r"[1-9][0-9]{0,2}", text):
         raise InvalidArgument(f"replicas {_shown(text)} is no number of replicas")
+    if replication:
+        if text not in ("1", "2"):
+            raise InvalidArgument(f"replicas {text}: 1 or 2 are supported; nearest is 2")
+        return int(text)
     if text != "1":
         raise InvalidArgument(
             f"replicas {text}: replicated volumes are not in this version, only 1 is"
         )
+    return 1
 
 
 def _layout(own: Mapping[str, str], provision: Provision) -> Layout:

@@ -14,9 +14,16 @@ class ControllerCalls(csi_pb2_grpc.ControllerServicer):
     """Base of each part: calls in, workflows asked, records out as messages."""
 
     def __init__(
-        self, volumes: Volumes, snapshots: Snapshots, *, advertise_health: bool = False
+        self,
+        volumes: Volumes,
+        snapshots: Snapshots,
+        *,
+        advertise_health: bool = False,
+        replication: bool = False,
     ) -> None:
-        """``advertise_health``: name the health calls of CSI 1.13 among the capabilities.
+        """``replication``: whether a class may ask for two replicas: agents have an arbiter then.
+
+        ``advertise_health``: name the health calls of CSI 1.13 among the capabilities.
 
         They are alpha, and orchestrators built against CSI 1.12 refuse capabilities that they do
         not know. The calls are answered in any case.
@@ -24,6 +31,7 @@ class ControllerCalls(csi_pb2_grpc.ControllerServicer):
         self._volumes = volumes
         self._snapshots = snapshots
         self._advertise_health = advertise_health
+        self._replication = replication
 
     def _message(self, volume: Volume) -> pb.Volume:
         return volume_message(volume, self._volumes.topology(volume))

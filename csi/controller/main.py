@@ -25,6 +25,7 @@ from csi.stop_signal import StopSignal
 from node_agent.client import GrpcAgents
 from node_agent.metrics import Metrics, MetricsServer
 from node_agent.version import VERSION
+from replication import arbiter_rules
 
 _log = logging.getLogger(__name__)
 # Calls under way when SIGTERM comes get so long to end; what is cut off is taken up when it is
@@ -70,7 +71,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
         config.csi_socket,
         Identity(),
         Controller(
-            Volumes(store, agents, pools, locks),
+            Volumes(store, agents, pools, locks, arbiter_rules),
             Snapshots(store, agents, locks),
             advertise_health=config.advertise_health,
         ),

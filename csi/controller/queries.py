@@ -82,7 +82,7 @@ class QueryCalls(ControllerCalls):
         self, request: pb.GetCapacityRequest, context: grpc.ServicerContext
     ) -> pb.GetCapacityResponse:
         capabilities = [parse_capability(message) for message in request.volume_capabilities]
-        spec = parse_class(request.parameters, capabilities)
+        spec = parse_class(request.parameters, capabilities, replication=self._replication)
         segments = None
         if request.HasField("accessible_topology"):
             (segments,) = parse_topologies([request.accessible_topology])
@@ -130,7 +130,10 @@ def _objection(volume: Volume, request: pb.ValidateVolumeCapabilitiesRequest) ->
         if request.parameters:
             # A class may leave the file system to the claim: then it is that of the volume.
             own = replace(capabilities[0], filesystem=volume.spec.filesystem)
-            if parse_class(request.parameters, [*capabilities, own]) != volume.spec:
+            spec = parse_class(
+                request.parameters, [*capabilities, own], replication=volume.spec.replicas > 1
+            )
+            if spec != volume.spec:
                 return f"parameters differ from those with which volume {volume.id} was made"
         change_limits(volume.limits, request.mutable_parameters)
     except InvalidArgument as error:

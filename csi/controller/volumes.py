@@ -29,7 +29,11 @@ class VolumeCalls(ControllerCalls):
         self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext
     ) -> pb.CreateVolumeResponse:
         name = require_name(request.name)
-        spec = parse_class(request.parameters, parse_capabilities(request.volume_capabilities))
+        spec = parse_class(
+            request.parameters,
+            parse_capabilities(request.volume_capabilities),
+            replication=self._replication,
+        )
         limits = parse_limits(request.parameters, request.mutable_parameters)
         wanted = parse_range(request.capacity_range)
         source = parse_source(request)

@@ -10,6 +10,7 @@ from cluster.agents import Agents
 from cluster.groups import Groups
 from cluster.identifiers import Kind, key_of_name
 from cluster.locks import ObjectLocks
+from cluster.memberships import Memberships
 from cluster.model import (
     TOPOLOGY_NODE_KEY,
     IoLimits,
@@ -22,13 +23,17 @@ from cluster.model import (
 from cluster.pools import PoolLedger
 from cluster.reconcile import Reconciler
 from cluster.records import group_table, snapshot_table, volume_table
+from cluster.replicas import FIRST_MINOR, Slots
 from cluster.snapshots import Snapshots
 from cluster.store import Store
 from cluster.volumes import CreateRequest, Volumes
+from replication import arbiter_rules
 from tests.unit.fake_agent import GIB, FakeAgents, FakeNode, FakePool, Fault
 
 THICK = VolumeSpec("default", Provision.THICK, filesystem="ext4")
 THIN = VolumeSpec("default", Provision.THIN, filesystem="ext4")
+THICK_PAIR = replace(THICK, replicas=2)
+THIN_PAIR = replace(THIN, replicas=2)
 
 
 class World:
@@ -47,7 +52,7 @@ class World:
         """A new controller process: all that it held in memory is gone."""
         self.pools = PoolLedger(self.agents, wait_seconds=5.0)
         self.locks = ObjectLocks()
-        self.volumes = Volumes(self.store, self.agents, self.pools, self.locks)
+        self.volumes = Volumes(self.store, self.agents, self.pools, self.locks, arbiter_rules)
         self.snapshots = Snapshots(self.store, self.agents, self.locks)
         self.groups = Groups(self.store, self.agents, self.locks)
         self.reconciler = Reconciler(
@@ -97,16 +102,27 @@ class World:
         phases = [item.phase for item in volumes] + [item.phase for item in snapshots]
         assert {*phases, *(item.phase for item in groups)} <= {Phase.READY}
         assert not any(volume.leftovers for volume in volumes)
-        assert sorted(self.nodes.volume_ids()) == sorted(volume.id for volume in volumes)
+        assert sorted(self.nodes.volume_ids()) == sorted(
+            volume.id for volume in volumes for _ in volume.nodes
+        )
         assert sorted(self.nodes.snapshot_ids()) == sorted(cut.id for cut in snapshots)
         for volume in volumes:
-            (node,) = volume.nodes
-            there = self.nodes.nodes[node].volumes[volume.id]
-            assert there.complete
-            assert (there.size_bytes, there.record.limits) == (
-                volume.size_bytes,
-                volume.limits,
-            )
+            assert len(volume.nodes) == volume.spec.replicas
+            sizes = [self.nodes.nodes[n].volumes[volume.id].size_bytes for n in volume.nodes]
+            assert min(sizes) == volume.size_bytes  # one alone may have grown
+            for node in volume.nodes:
+                there = self.nodes.nodes[node].volumes[volume.id]
+                assert there.complete
+                assert there.record.replication == volume.replication
+                assert there.record.limits == volume.limits
+        pairs = {volume.id: volume for volume in volumes if volume.replication}
+        assert {volume for volume, _ in Memberships(self.store).list()} == set(pairs)
+        slots = Slots(self.store).list()
+        assert sorted(slots.values()) == sorted(pairs)
+        for number, owner in slots.items():
+            replication = pairs[owner].replication
+            assert replication is not None
+            assert replication.minor == FIRST_MINOR + number
         assert sorted(cut.id for cut in snapshots if cut.group_id) == sorted(
             member for group in groups for member in group.snapshot_ids
         )
@@ -116,7 +132,12 @@ def three_nodes(size: int = 10 * GIB) -> FakeAgents:
     pool = FakePool((size,), thin_limit=size)
     return FakeAgents(
         *(
-            FakeNode(name, {"default": replace(pool)}, {"zone": zone})
+            FakeNode(
+                name,
+                {"default": replace(pool)},
+                {"zone": zone},
+                replication_address=f"10.0.0.{name[1:]}",
+            )
             for name, zone in (("n1", "a"), ("n2", "a"), ("n3", "b"))
         )
     )

@@ -66,6 +66,7 @@ class FakeNode:
     pools_of: dict[str, FakePool] = field(default_factory=lambda: {"default": FakePool()})
     topology: Mapping[str, str] = field(default_factory=dict)
     fault: Fault = lambda node, call, when: None
+    replication_address: str = ""
     down: bool = False
     delay: float = 0.0  # seconds that each creation takes
     copies: int = 0  # creations from a source that are answered with Unavailable before the last
@@ -133,6 +134,7 @@ class FakeNode:
                 volumes=tuple(map(self.report, self.volumes)),
                 snapshots=tuple(map(self.snapshot_report, self.snapshots)),
                 foreign=self.foreign,
+                replication_address=self.replication_address,
             )
 
     def pools(self, *, fresh: bool) -> tuple[PoolReport, ...]:

@@ -41,7 +41,7 @@ def node(name: str, free: int = 10 * GIB, *, zone: str = "", trouble: str = "") 
     disks = (free // 2, free - free // 2)
     thin = ThinPoolReport("thin", 10 * GIB, GIB, 0.1, GIB, GIB + free, 64 * 1024)
     pool = PoolReport("fast", "vg", EXTENT, 20 * GIB, free, disks, thin)
-    return NodeView(name, {ZONE: zone} if zone else {}, (pool,), trouble)
+    return NodeView(name, {ZONE: zone} if zone else {}, (pool,), trouble, f"{name}.test")
 
 
 def with_pool(view: NodeView, **changes: object) -> NodeView:

@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import NoSpace, OutOfRange, Unavailable
 from cluster.model import TOPOLOGY_NODE_KEY, Phase, Provision, Volume, VolumeSpec
 from cluster.placement import PlacementRequest
-from cluster.pools import PoolLedger
+from cluster.pools import PoolLedger, Reservation
 from tests.unit.fake_agent import GIB, MIB, FakeAgents, FakeNode, FakePool
 
 THICK = VolumeSpec("default", Provision.THICK)
@@ -26,6 +26,11 @@ def request(volume_id: str, size: int = GIB, spec: VolumeSpec = THICK) -> Placem
     return PlacementRequest(volume_id, size, spec)
 
 
+def reserve(ledger: PoolLedger, wanted: PlacementRequest) -> Reservation:
+    (reservation,) = ledger.reserve(wanted)
+    return reservation
+
+
 def volume(volume_id: str, size: int = GIB, spec: VolumeSpec = THICK) -> Volume:
     return Volume(volume_id, volume_id, size, spec, Phase.CREATING)
 
@@ -33,11 +38,11 @@ def volume(volume_id: str, size: int = GIB, spec: VolumeSpec = THICK) -> Volume:
 def test_reserved_room_is_not_given_twice_and_comes_back() -> None:
     agents = FakeAgents(node("n1", GIB), node("n2", GIB))
     ledger = PoolLedger(agents, wait_seconds=0)
-    with ledger.reserve(request("v1")) as first, ledger.reserve(request("v2")) as second:
+    with reserve(ledger, request("v1")) as first, reserve(ledger, request("v2")) as second:
         assert {first.node, second.node} == {"n1", "n2"}
         with pytest.raises(Unavailable, match="other creations are under way"):
-            ledger.reserve(request("v3"))
-    with ledger.reserve(request("v3")), ledger.reserve(request("v4")):
+            reserve(ledger, request("v3"))
+    with reserve(ledger, request("v3")), reserve(ledger, request("v4")):
         pass
 
 
@@ -45,11 +50,11 @@ def test_a_request_waits_for_a_creation_in_flight_rather_than_being_refused() ->
     """The report has the volume in it already: taken off twice, there would be no room."""
     agents = FakeAgents(node("n1", 2 * GIB))
     ledger = PoolLedger(agents)
-    first = ledger.reserve(request("v1"))
+    first = reserve(ledger, request("v1"))
     _, pool = agents.agent("n1").create_volume(volume("v1"))
     ledger.refresh()
     with ThreadPoolExecutor(1) as threads:
-        second = threads.submit(ledger.reserve, request("v2"))
+        second = threads.submit(reserve, ledger, request("v2"))
         while agents.nodes["n1"].calls.count("pools") < 2:
             time.sleep(0.001)  # until it has looked itself, and found the volume counted twice
         assert not second.done()
@@ -61,11 +66,11 @@ def test_a_request_waits_for_a_creation_in_flight_rather_than_being_refused() ->
 def test_an_answer_that_is_lost_is_settled_by_the_next_report() -> None:
     agents = FakeAgents(node("n1", 2 * GIB))
     ledger = PoolLedger(agents, wait_seconds=0)
-    with ledger.reserve(request("v1")):
+    with reserve(ledger, request("v1")):
         agents.agent("n1").create_volume(volume("v1"))
-    assert ledger.reserve(request("v2")).node == "n1"
+    assert reserve(ledger, request("v2")).node == "n1"
     with pytest.raises(Unavailable):
-        ledger.reserve(request("v3"))
+        reserve(ledger, request("v3"))
 
 
 def test_a_report_that_was_overtaken_does_not_bring_back_the_past() -> None:
@@ -85,22 +90,22 @@ def test_a_refusal_rests_on_a_fresh_report() -> None:
     agents.agent("n1").create_volume(volume("old"))
     ledger = PoolLedger(agents)
     with pytest.raises(NoSpace, match=r"n1/default: 0 B free, 1\.0 GiB needed"):
-        ledger.reserve(request("v1"))
+        reserve(ledger, request("v1"))
     agents.agent("n1").delete_volume("old")
-    assert ledger.reserve(request("v1")).node == "n1"
+    assert reserve(ledger, request("v1")).node == "n1"
 
 
 def test_a_node_that_does_not_answer_is_no_reason_to_refuse_the_others() -> None:
     agents = FakeAgents(node("n1"), node("n2"))
     agents.nodes["n1"].down = True
     ledger = PoolLedger(agents)
-    assert ledger.reserve(request("v1")).node == "n2"
+    assert reserve(ledger, request("v1")).node == "n2"
     assert ledger.troubled() == ("n1",)
     only_n1 = PlacementRequest("v2", GIB, THICK, ({TOPOLOGY_NODE_KEY: "n1"},))
     with pytest.raises(Unavailable, match=r"n1: agent unreachable \(n1 is down\)"):
-        ledger.reserve(only_n1)
+        reserve(ledger, only_n1)
     agents.nodes["n1"].down = False
-    assert ledger.reserve(only_n1).node == "n1"
+    assert reserve(ledger, only_n1).node == "n1"
     assert ledger.troubled() == ()
 
 
@@ -108,10 +113,10 @@ def test_a_size_that_no_pool_could_ever_have() -> None:
     agents = FakeAgents(node("n1", 4 * GIB), node("n2", 2 * GIB))
     ledger = PoolLedger(agents)
     with pytest.raises(OutOfRange, match=r"5\.0 GiB is more than any pool"):
-        ledger.reserve(request("v1", 5 * GIB))
+        reserve(ledger, request("v1", 5 * GIB))
     agents.nodes["n2"].down = True
     with pytest.raises(NoSpace):  # n2 may have had a disk added
-        ledger.reserve(request("v1", 5 * GIB))
+        reserve(ledger, request("v1", 5 * GIB))
 
 
 def test_an_agent_that_is_another_node_is_not_used() -> None:
@@ -119,7 +124,7 @@ def test_an_agent_that_is_another_node_is_not_used() -> None:
     agents.nodes["n1"].name = "n7"
     ledger = PoolLedger(agents)
     with pytest.raises(Unavailable, match="it answers as node 'n7'"):
-        ledger.reserve(request("v1"))
+        reserve(ledger, request("v1"))
 
 
 def test_capacity_counts_what_a_request_would_be_given() -> None:
@@ -128,7 +133,7 @@ def test_capacity_counts_what_a_request_would_be_given() -> None:
     assert ledger.capacity(THICK, None) == (6 * GIB, 4 * GIB, 4 * MIB)
     assert ledger.capacity(THIN, {"zone": "z-n2"}) == (2 * GIB, 2 * GIB, 4 * MIB)
     assert ledger.capacity(VolumeSpec("other"), None) == (0, 0, 0)
-    with ledger.reserve(request("v1")):
+    with reserve(ledger, request("v1")):
         assert ledger.capacity(THICK, None)[0] == 5 * GIB
     agents.nodes["n1"].down = True
     ledger.refresh()
@@ -148,7 +153,7 @@ def test_fifty_at_once_on_room_for_thirty(spec: VolumeSpec) -> None:
         started.wait()
         wanted = volume(f"v{number}", GIB, spec)
         try:
-            with ledger.reserve(request(wanted.id, GIB, spec)) as reservation:
+            with reserve(ledger, request(wanted.id, GIB, spec)) as reservation:
                 _, pool = agents.agent(reservation.node).create_volume(wanted)
                 if number % 3:
                     reservation.report(pool)
@@ -170,7 +175,7 @@ def test_requests_that_come_together_share_the_reports() -> None:
 
     def ask(number: int) -> None:
         with pytest.raises(NoSpace):
-            ledger.reserve(request(f"v{number}"))
+            reserve(ledger, request(f"v{number}"))
 
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(ask, range(20)))
@@ -198,7 +203,7 @@ def test_a_node_that_hangs_costs_requests_for_others_nothing() -> None:
     go_on = hanging(agents, "n1")
     with ThreadPoolExecutor(1) as threads:
         never_asked = threads.submit(ledger.reserve, on("n1"))
-        assert ledger.reserve(on("n2")).node == "n2"  # the first request after a start
+        assert reserve(ledger, on("n2")).node == "n2"  # the first request after a start
         assert not never_asked.done()
         go_on.set()
         never_asked.result()
@@ -206,10 +211,10 @@ def test_a_node_that_hangs_costs_requests_for_others_nothing() -> None:
         looking = threads.submit(ledger.refresh, ["n1"])
         while agents.nodes["n1"].calls.count("pools") < 1:
             time.sleep(0.001)
-        assert ledger.reserve(request("v1", 4 * GIB - MIB, THIN)).node in ("n1", "n2")
+        assert reserve(ledger, request("v1", 4 * GIB - MIB, THIN)).node in ("n1", "n2")
         ledger.refresh(["n2"])
         with pytest.raises(OutOfRange):
-            ledger.reserve(PlacementRequest("v2", 5 * GIB, THICK, ({"zone": "z-n2"},)))
+            reserve(ledger, PlacementRequest("v2", 5 * GIB, THICK, ({"zone": "z-n2"},)))
         assert not looking.done()
         go_on.set()
 
@@ -219,12 +224,12 @@ def test_whoever_needs_a_node_that_hangs_does_without_in_the_end() -> None:
     ledger = PoolLedger(agents, patience_seconds=0.05)
     go_on = hanging(agents, "n1")
     with pytest.raises(Unavailable, match="n1: agent does not answer within"):
-        ledger.reserve(on("n1"))
+        reserve(ledger, on("n1"))
     assert ledger.troubled() == ("n1",)
     with pytest.raises(NoSpace, match="n1: agent does not answer"):  # which asks it no second time
-        ledger.reserve(request("v1", 2 * GIB))
+        reserve(ledger, request("v1", 2 * GIB))
     assert agents.nodes["n1"].calls == ["inventory"]
     go_on.set()
     while ledger.troubled():
         time.sleep(0.001)
-    assert ledger.reserve(on("n1")).node == "n1"
+    assert reserve(ledger, on("n1")).node == "n1"

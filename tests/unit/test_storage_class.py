@@ -178,3 +178,12 @@ def test_a_snapshot_class_is_for_local_snapshots_only() -> None:
     ):
         with pytest.raises(InvalidArgument, match=re.escape(text)):
             check_snapshot_class(parameters)
+
+
+def test_two_replicas_where_the_controller_is_configured_for_them() -> None:
+    assert parse_class({"replicas": "2"}, replication=True).replicas == 2
+    assert parse_class({}, replication=True).replicas == 1
+    with pytest.raises(InvalidArgument, match="replicas 3: 1 or 2 are supported; nearest is 2"):
+        parse_class({"replicas": "3"}, replication=True)
+    with pytest.raises(InvalidArgument, match="layout raid1 contradicts replicas 2"):
+        parse_class({"replicas": "2", "provision": "thick", "layout": "raid1"}, replication=True)

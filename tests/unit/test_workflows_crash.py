@@ -20,11 +20,12 @@ import pytest
 from cluster.agents import Agents
 from cluster.errors import ClusterError, NoSpace, Unavailable
 from cluster.identifiers import Kind, key_of_name
+from cluster.memberships import Memberships
 from cluster.model import IoLimits, Source, SourceKind
 from cluster.records import group_table, snapshot_table
 from cluster.sqlite_store import SqliteStore
 from cluster.store import Store
-from tests.unit.cluster_world import THICK, THIN, World, on, three_nodes
+from tests.unit.cluster_world import THICK, THICK_PAIR, THIN, THIN_PAIR, World, on, three_nodes
 from tests.unit.fake_agent import GIB, MIB
 
 
@@ -193,7 +194,59 @@ def was_published(world: World) -> None:
     assert len(volume.published) == 1
 
 
+def expand_pair(world: World) -> None:
+    expand(world)
+    volume = world.record()
+    assert volume is not None
+    assert {world.nodes.nodes[node].volumes[volume.id].size_bytes for node in volume.nodes} == {
+        2 * GIB
+    }
+
+
+def create_pair_in_vain(world: World) -> None:
+    with pytest.raises(NoSpace):
+        world.create(spec=THICK_PAIR, requisite=on("n1", "n2"))
+
+
+def primary(world: World) -> str:
+    held = Memberships(world.store).find(volume_id(world))
+    assert held is not None
+    return held.record.primary
+
+
+def was_published_pair(world: World) -> None:
+    was_published(world)
+    volume = world.record()
+    assert volume is not None
+    assert primary(world) == volume.published[0].node
+
+
+def was_unpublished_pair(world: World) -> None:
+    assert primary(world) == ""
+
+
 STORIES = {
+    "create a pair": Story(lambda world: world.create(spec=THICK_PAIR), outcome=has_volumes(2)),
+    "create a thin pair, one node full": Story(
+        lambda world: world.create(spec=THIN_PAIR, preferred=on("n1")), crowd, has_volumes(2)
+    ),
+    "create a pair in vain": Story(create_pair_in_vain, crowd, has_volumes(0)),
+    "delete a pair": Story(
+        lambda world: world.volumes.delete(volume_id(world)),
+        lambda world: world.create(spec=THIN_PAIR),
+        has_volumes(0),
+    ),
+    "publish a pair": Story(
+        publish, lambda world: world.create(spec=THICK_PAIR), was_published_pair
+    ),
+    "unpublish a pair": Story(
+        lambda world: world.volumes.unpublish(volume_id(world), ""),
+        lambda world: (world.create(spec=THIN_PAIR), publish(world)),
+        was_unpublished_pair,
+    ),
+    "expand a pair": Story(
+        expand_pair, lambda world: world.create(spec=THICK_PAIR), has_volumes(2)
+    ),
     "create": Story(lambda world: world.create(), outcome=has_volumes(1)),
     "create, the first node full": Story(
         lambda world: world.create(preferred=on("n1")), crowd, has_volumes(1)

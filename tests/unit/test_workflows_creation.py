@@ -258,8 +258,8 @@ def test_a_node_that_is_no_longer_configured_counts_as_gone(world: World) -> Non
 
 
 def test_what_is_not_supported_is_said(world: World) -> None:
-    with pytest.raises(Unsupported, match="2 replicas"):
-        world.create(spec=replace(THICK, replicas=2))
+    with pytest.raises(Unsupported, match="3 replicas"):
+        world.create(spec=replace(THICK, replicas=3))
     with pytest.raises(OutOfRange):
         world.create(size=1 << 50)
     with pytest.raises(NoSpace, match="no pool 'other'"):

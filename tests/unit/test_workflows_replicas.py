@@ -1,0 +1,335 @@
+"""Volumes of two replicas: placed together or not at all, numbered, and published by the rules."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import NoSpace, Refused, Unavailable, Unsupported
+from cluster.membership import Membership
+from cluster.memberships import Memberships
+from cluster.model import Source, SourceKind, Volume, VolumeSpec
+from cluster.placement import metadata_bytes
+from cluster.reconcile import DifferenceKind
+from cluster.recover import recover
+from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
+from cluster.sqlite_store import SqliteStore
+from cluster.store import RecordKind
+from replication import arbiter_rules
+from tests.unit.cluster_world import THICK, THICK_PAIR, THIN, THIN_PAIR, World, fails, on
+from tests.unit.fake_agent import GIB, MIB, FakeAgents, FakeNode, FakePool
+
+EXTENT = 4 * MIB
+
+
+def pair_world(tmp_path: Path, size: int = 10 * GIB, thick: int = 0) -> World:
+    """Two nodes that take replicas, and n3 that takes none."""
+    pool = FakePool((thick or size,), thin_limit=size)
+    addresses = {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": ""}
+    nodes = FakeAgents(
+        *(
+            FakeNode(name, {"default": replace(pool)}, replication_address=address)
+            for name, address in addresses.items()
+        )
+    )
+    return World(SqliteStore(tmp_path / "store.db"), nodes)
+
+
+def membership(world: World, volume: Volume) -> Membership:
+    held = Memberships(world.store).find(volume.id)
+    assert held is not None
+    return held.record
+
+
+def change(world: World, volume: Volume, **changes: Any) -> None:
+    memberships = Memberships(world.store)
+    held = memberships.find(volume.id)
+    assert held is not None
+    memberships.write(volume.id, replace(held.record, **changes), held.revision)
+
+
+def publish(world: World, volume: Volume, node: str) -> Volume:
+    return world.volumes.publish(volume.id, node, False, "SINGLE_NODE_WRITER")
+
+
+@pytest.mark.parametrize("spec", [THICK_PAIR, THIN_PAIR])
+def test_a_pair_is_on_both_nodes_with_its_records(tmp_path: Path, spec: VolumeSpec) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=spec)
+    assert sorted(volume.nodes) == ["n1", "n2"]
+    assert volume.replication is not None
+    places = volume.replication.places
+    assert [place.node for place in places] == list(volume.nodes)
+    assert [place.node_id for place in places] == [0, 1]
+    assert {place.node: place.address for place in places} == {
+        "n1": "10.0.0.1",
+        "n2": "10.0.0.2",
+    }
+    assert volume.replication.minor - FIRST_MINOR == volume.replication.port - FIRST_PORT
+    generation = int(volume.replication.generation, 16)
+    assert len(volume.replication.generation) == 16
+    assert generation > 4
+    assert generation % 2 == 0
+    complete = ("n1", "n2") if spec is THIN_PAIR else (places[0].node,)
+    assert membership(world, volume) == Membership(
+        complete, ("n1", "n2"), generation=volume.replication.generation
+    )
+    assert len(world.volumes.topology(volume)) == 2
+    assert world.create(spec=spec) == volume
+    assert world.reconciler.run_once() == ()
+    world.volumes.delete(volume.id)
+    world.check_settled()
+    assert Slots(world.store).list() == {}
+
+
+def test_a_node_without_an_address_is_refused_by_that_reason(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    with pytest.raises(NoSpace, match="n3: it takes no replicas: no replication_address"):
+        world.create(spec=THIN_PAIR, requisite=on("n1", "n3"))
+    world.create("single", THIN, requisite=on("n3"))
+
+
+@pytest.mark.parametrize("spec", [THICK_PAIR, THIN_PAIR])
+def test_fifty_racing_pairs_on_room_for_ten(tmp_path: Path, spec: VolumeSpec) -> None:
+    thin = spec is THIN_PAIR
+    room = 10 * (GIB if thin else GIB + EXTENT)
+    world = pair_world(tmp_path, room, thick=10 * EXTENT if thin else 0)
+    for node in world.nodes.nodes.values():
+        node.delay = 0.002
+    started = threading.Barrier(50)
+
+    def create(number: int) -> bool:
+        started.wait()
+        try:
+            world.create(f"v{number}", spec)
+        except NoSpace:
+            return False
+        return True
+
+    with ThreadPoolExecutor(50) as threads:
+        assert sum(threads.map(create, range(50))) == 10
+    world.check_settled()
+
+
+def test_thin_pairs_end_where_no_room_for_metadata_is_left(tmp_path: Path) -> None:
+    world = pair_world(tmp_path, thick=2 * EXTENT)
+    for number in range(2):
+        world.create(f"v{number}", THIN_PAIR)
+    with pytest.raises(NoSpace, match="no room for the metadata"):
+        world.create("v2", THIN_PAIR)
+    world.create("single", THIN)
+
+
+def test_metadata_is_as_large_as_drbd_wants_it() -> None:
+    assert metadata_bytes(GIB) == 36 * 1024 + GIB // 32768
+    assert metadata_bytes(4096) == 40 * 1024
+
+
+def test_capacity_of_pairs_is_the_largest_that_creation_takes(tmp_path: Path) -> None:
+    world = pair_world(tmp_path, 10 * GIB)
+    world.create("single", THICK, size=2 * GIB, requisite=on("n1"))
+    total, largest, _ = world.volumes.capacity(THICK_PAIR, None)
+    assert total == largest == 8 * GIB - EXTENT
+    with pytest.raises(NoSpace):
+        world.create("more", THICK_PAIR, size=largest + 1)
+    world.create("most", THICK_PAIR, size=largest)
+    assert world.volumes.capacity(THICK_PAIR, None)[1] == 0
+    assert world.volumes.capacity(THICK_PAIR, on("n3")[0])[1] == 0
+
+
+def test_a_slot_that_is_taken_is_passed_over(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    slots = Slots(world.store, count=3)
+    assert slots.claim(1, "a")
+    assert slots.claim(1, "a")
+    assert not slots.claim(1, "b")
+    assert list(slots.candidates("b", 1)) == [2, 0]
+    assert list(slots.candidates("a", 1)) == [1, 2, 0]
+    slots.free(1, "b")
+    assert slots.owner(1) == "a"
+    slots.free(1, "a")
+    assert slots.owner(1) == ""
+
+
+def test_volumes_that_begin_their_search_at_one_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slots, "first", lambda slots, volume_id: 19_999)
+    world = pair_world(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda n: world.create(f"v{n}", THIN_PAIR, size=MIB), range(8)))
+    minors = sorted(volume.replication.minor for volume in made if volume.replication)
+    assert minors == [FIRST_MINOR + number for number in (*range(7), 19_999)]
+    world.check_settled()
+
+
+def test_a_node_that_is_down_keeps_a_deletion_and_its_slot(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    world.nodes.nodes["n2"].down = True
+    with pytest.raises(Unavailable):
+        world.volumes.delete(volume.id)
+    assert len(Slots(world.store).list()) == 1
+    world.nodes.nodes["n2"].down = False
+    world.reconciler.run_once()
+    world.check_settled()
+    assert Slots(world.store).list() == {}
+
+
+def test_another_pair_begins_with_another_generation(tmp_path: Path) -> None:
+    """n2 is lost after it has made its half: what it has must not count as the new replica's."""
+    world = pair_world(tmp_path)
+    world.nodes.nodes["n3"].replication_address = "10.0.0.3"
+    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), node="n2", when="after"))
+    with pytest.raises(Unavailable):
+        world.create(spec=THIN_PAIR, preferred=on("n1", "n2"))
+    before = world.record()
+    assert before is not None
+    assert before.replication is not None
+    world.nodes.nodes["n2"].down = True
+    volume = world.create(spec=THIN_PAIR, preferred=on("n1", "n2"))
+    assert sorted(volume.nodes) == ["n1", "n3"]
+    assert volume.leftovers == ("n2",)
+    assert volume.replication is not None
+    assert volume.replication.generation != before.replication.generation
+    assert volume.replication.minor == before.replication.minor
+    assert membership(world, volume).generation == volume.replication.generation
+    there = world.nodes.nodes["n1"].volumes[volume.id].record.replication
+    assert there == volume.replication
+
+
+def test_publish_and_unpublish_change_the_membership_record(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    publish(world, volume, "n2")
+    assert membership(world, volume).primary == "n2"
+    with pytest.raises(Refused, match="published on n2"):
+        publish(world, volume, "n1")
+    world.volumes.unpublish(volume.id, "n1")
+    assert membership(world, volume).primary == "n2"
+    world.volumes.unpublish(volume.id, "n2")
+    assert membership(world, volume).primary == ""
+    assert publish(world, volume, "n1").published[0].node == "n1"
+    assert membership(world, volume).primary == "n1"
+
+
+def test_a_replica_outside_the_set_is_not_published(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THICK_PAIR)
+    with pytest.raises(Refused, match="is not in the set of complete replicas"):
+        publish(world, volume, volume.nodes[1])
+    assert world.volumes.get(volume.id).published == ()
+    publish(world, volume, volume.nodes[0])
+
+
+def test_a_publication_that_was_cut_off_is_taken_back(tmp_path: Path) -> None:
+    """The membership record alone names the node: unpublish looks at it as well."""
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    change(world, volume, primary="n1")
+    with pytest.raises(Refused, match="published on n1"):
+        publish(world, volume, "n2")
+    world.volumes.unpublish(volume.id, "n1")
+    publish(world, volume, "n2")
+
+
+def test_a_record_that_changes_meanwhile_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    rule = arbiter_rules.publish
+    asked: list[Membership] = []
+
+    def meanwhile(record: Membership, node: str) -> arbiter_rules.Answer:
+        asked.append(record)
+        if len(asked) == 1:
+            change(world, volume, members=("n2",), epoch=record.epoch + 1)
+        return rule(record, node)
+
+    monkeypatch.setattr(arbiter_rules, "publish", meanwhile)
+    with pytest.raises(Refused, match="n1 is not in the set"):
+        publish(world, volume, "n1")
+    assert len(asked) == 2
+    assert membership(world, volume).primary == ""
+
+
+def test_a_pair_without_membership_record_is_reported_and_not_published(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    Memberships(world.store).delete(volume.id)
+    (found,) = world.reconciler.run_once()
+    assert (found.kind, found.object_id) == (DifferenceKind.NO_MEMBERSHIP, volume.id)
+    with pytest.raises(Refused, match="has no membership record"):
+        publish(world, volume, "n1")
+
+
+def test_a_replica_that_is_gone_is_reported(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    del world.nodes.nodes["n2"].volumes[volume.id]
+    (found,) = world.reconciler.run_once()
+    assert (found.kind, found.node) == (DifferenceKind.MISSING, "n2")
+    _, text = world.volumes.health(volume.id)
+    assert "n2" in text
+
+
+def test_what_a_volume_that_is_gone_has_left_in_the_store_is_removed(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    for node in world.nodes.nodes.values():
+        node.volumes.clear()
+    record = next(iter(world.store.list(RecordKind.VOLUME)[0]))
+    world.store.delete(RecordKind.VOLUME, record.key, record.revision)
+    found = world.reconciler.run_once()
+    assert [difference.kind for difference in found] == [DifferenceKind.OWNERLESS] * 2
+    assert all(difference.object_id == volume.id and difference.mended for difference in found)
+    world.check_settled()
+    assert world.reconciler.run_once() == ()
+
+
+def test_a_pair_grows_only_while_both_nodes_are_there(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    world.nodes.nodes["n2"].down = True
+    with pytest.raises(Unavailable, match="while all its replicas are there; that on n2 is not"):
+        world.volumes.expand(volume.id, 2 * GIB, 0)
+    assert world.nodes.nodes["n1"].volumes[volume.id].size_bytes == GIB
+    world.nodes.nodes["n2"].down = False
+    assert world.volumes.expand(volume.id, 2 * GIB, 0) == 2 * GIB
+
+
+def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    source = Source(SourceKind.VOLUME, volume.id)
+    with pytest.raises(Unsupported, match="snapshots of replicated volumes"):
+        world.snapshots.create("cut", volume.id)
+    with pytest.raises(Unsupported, match="snapshots of replicated volumes"):
+        world.groups.create("all", [volume.id])
+    with pytest.raises(Unsupported, match="cannot be cloned or restored yet"):
+        world.create("clone", THIN, source=source)
+    single = world.create("single", THIN)
+    with pytest.raises(Unsupported, match="cannot be filled"):
+        world.create("clone", THIN_PAIR, source=Source(SourceKind.VOLUME, single.id))
+    with pytest.raises(Unsupported, match="3 replicas: only 1 or 2"):
+        world.create("three", replace(THIN, replicas=3))
+    world.check_settled()
+
+
+def test_a_pair_comes_back_from_the_tags_and_is_not_published(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    store = SqliteStore(tmp_path / "new.db")
+    recovery = recover(store, world.nodes)
+    assert [note.kind for note in recovery.differences] == [DifferenceKind.NO_MEMBERSHIP]
+    again = World(store, world.nodes)
+    assert again.record() == volume
+    assert list(Slots(store).list().values()) == [volume.id]
+    with pytest.raises(Refused, match="has no membership record"):
+        publish(again, volume, "n1")
