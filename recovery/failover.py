@@ -1,0 +1,68 @@
+"""When a survivor need not wait for the other node: a pure decision (design: "Failover").
+
+A wrong guess about a dead node costs a restart, never data: the other node is taken out of the
+set before the survivor acknowledges anything (docs/membership.md, rules 3 and 9). What is guarded
+against here is a needless failover, and one that a disturbance of our own would cause everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from cluster.membership import Membership
+from replication.record import Statement
+
+SILENT_SECONDS = 3.0
+"""A node that has said nothing for so long is silent: three of its heartbeats are missing."""
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A volume as a controller knows it: the record, and what its replicas' agents stated last."""
+
+    volume_id: str
+    record: Membership
+    statements: Mapping[str, Statement]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``go_alone``: the node that need not wait, "" for none. ``reason``: in words, "" if none."""
+
+    go_alone: str = ""
+    reason: str = ""
+
+
+def isolated(silent: Collection[str], nodes: Collection[str]) -> str:
+    """Why a controller had better do nothing: it may be the one who is cut off. "" if it is not.
+
+    One silent node is that node's trouble, however few there are.
+    """
+    if len(silent) > 1 and 2 * len(silent) >= len(nodes):
+        names = ", ".join(sorted(silent))
+        return f"{len(silent)} of {len(nodes)} nodes are silent at once ({names}): standing down"
+    return ""
+
+
+def judge(volume: Replicated, silent: Collection[str], nodes: Collection[str]) -> Verdict:
+    """Whether the volume's publisher may go on without the other member.
+
+    Wanted for that: the other agent is silent, and the publisher's own agent, which is not, sees no
+    connection between the replicas. A replication link that is alive proves a kernel that is.
+    """
+    record, node = volume.record, volume.record.primary
+    lost = [member for member in record.others(node) if member in silent]
+    if not node or node not in record.members or not lost or record.quarantine:
+        return Verdict()
+    if node in silent:
+        return Verdict("", f"{node} and {', '.join(lost)} are both silent")
+    stated = volume.statements.get(node)
+    if stated is None:
+        return Verdict("", f"{', '.join(lost)} is silent, and {node} has not told what it sees")
+    if stated.view.connected:
+        words = "its agent is silent, its replication link is alive"
+        return Verdict("", f"{', '.join(lost)}: {words}: standing down")
+    if reason := isolated(silent, nodes):
+        return Verdict("", reason)
+    return Verdict(node, f"{', '.join(lost)} is silent, and {node} has lost it as well")
