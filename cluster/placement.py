@@ -27,6 +27,10 @@ Segments = Mapping[str, str]
 # A thin pool that is fuller takes no more volumes: those that are there need what is left.
 _THIN_DATA_FULL = 0.95
 _THIN_METADATA_FULL = 0.90
+_SECTOR = 512
+_DATA_PER_BITMAP_SECTOR = _SECTOR * 8 * 4096
+_BITMAP_OFFSET = 36 * 1024
+_LEAST_METADATA = 1024**2  # drbdmeta refuses devices that are very small
 
 
 @dataclass(frozen=True)
@@ -119,13 +123,13 @@ def room(pool: PoolReport, spec: VolumeSpec) -> tuple[int, str]:
 
 
 def metadata_bytes(data_bytes: int) -> int:
-    """What DRBD needs beside the data for one peer, before rounding to extents.
+    """What DRBD's metadata needs at least beside data of that size (8.4, external, one peer).
 
-    DRBD 8.4 user's guide, "Estimating metadata size": a bitmap of a bit for each 4 KiB, in units
-    of 4 KiB, and 36 KiB for superblock and activity log. ``data_bytes`` is the size of the logical
-    volume.
+    Superblock and activity log, as create-md lays them out, and then the bitmap, with a bit for
+    4 KiB: of what it has no whole sector for, DRBD would make no use.
     """
-    return _up(-(-data_bytes // 32768), 4096) + 36 * 1024
+    bitmap = -(-data_bytes // _DATA_PER_BITMAP_SECTOR) * _SECTOR
+    return max(_LEAST_METADATA, _BITMAP_OFFSET + bitmap)
 
 
 def footprint(pool: PoolReport, spec: VolumeSpec, size_bytes: int) -> Footprint:
@@ -265,7 +269,8 @@ def _room_beside_metadata(pool: PoolReport, spec: VolumeSpec, free: int) -> tupl
     if spec.provision is Provision.THIN:
         # The largest metadata that is free, and the data that it is enough for.
         most = _down(pool.thick_free_bytes, pool.extent_bytes)
-        data = min(free, _down((_down(most, 4096) - 36 * 1024) * 32768, pool.extent_bytes))
+        sectors = (most - _BITMAP_OFFSET) // _SECTOR if most >= _LEAST_METADATA else 0
+        data = min(free, _down(sectors * _DATA_PER_BITMAP_SECTOR, pool.extent_bytes))
     else:
         data = _down(free - _metadata_room(pool, free), pool.extent_bytes)
         # Less data may need an extent less of metadata.

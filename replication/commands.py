@@ -38,10 +38,6 @@ _GENERATION = re.compile(r"[0-9a-f]{16}")
 _SECTOR = 512
 # A word of the bitmap has 64 bits, a bit stands for 4 KiB.
 _BYTES_PER_WORD = 64 * 4096
-_BYTES_PER_BITMAP_SECTOR = _SECTOR * 8 * 4096
-_BITMAP_OFFSET = 36864
-# drbdmeta refuses devices that are very small.
-_LEAST_METADATA = 1 << 20
 # MDF_* of drbd_meta_data.h, and where get-gi prints them.
 _CONSISTENT, _WAS_UP_TO_DATE = 1 << 0, 1 << 4
 _PRIMARY, _CRASHED_PRIMARY = 6, 10
@@ -410,16 +406,6 @@ def generations_of(text: str) -> Generations:
     except (ValueError, IndexError) as error:
         raise Refused(f"not generations of DRBD: {text.strip()!r}") from error
     return Generations(current, bitmap, tuple(one for one in history if one), was_primary)
-
-
-def metadata_bytes(size_bytes: int) -> int:
-    """What external metadata of a disk of that size needs at least (8.4, flex-external).
-
-    Superblock and activity log, as create-md lays them out, and then the bitmap: of what it has no
-    whole sector for, DRBD would make no use.
-    """
-    bitmap = -(-size_bytes // _BYTES_PER_BITMAP_SECTOR) * _SECTOR
-    return max(_LEAST_METADATA, _BITMAP_OFFSET + bitmap)
 
 
 def metadata_dump(generation: str, size_bytes: int) -> str:

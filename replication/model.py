@@ -127,27 +127,6 @@ class Resource:
         return tuple(replica for replica in self.replicas if replica.node != node)
 
 
-def allocate(
-    used_minors: frozenset[int],
-    used_ports: frozenset[int],
-    minors: range,
-    ports: range,
-) -> tuple[int, int]:
-    """The lowest minor and the lowest port that are free.
-
-    Both are taken for the whole cluster: a replica may move to any node. Raises ``LookupError``
-    when either range is exhausted.
-    """
-    return _lowest(minors, used_minors, "minor number"), _lowest(ports, used_ports, "port")
-
-
-def _lowest(numbers: range, used: frozenset[int], what: str) -> int:
-    for number in numbers:
-        if number not in used:
-            return number
-    raise LookupError(f"no {what} is free between {numbers.start} and {numbers.stop - 1}")
-
-
 def _require(right: bool, what: str, value: object) -> None:
     if not right:
         raise ValueError(f"not a {what}: {value!r}")

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.membership import Held, Membership
 from cluster.model import ReplicaPlace, Replication
+from cluster.placement import metadata_bytes
 from lab.node import MIB
 from node_agent.arbiter import Assignment
-from replication.commands import metadata_bytes
 from replication.fencing import Verdict
 from replication.membership import Do
 from replication.model import Resource

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.placement import metadata_bytes
 from host.errors import Refused
-from replication.commands import generations_of, metadata_bytes, metadata_dump
+from replication.commands import generations_of, metadata_dump
 from replication.record import Generations
 
 # Captured on DRBD 8.4.11.

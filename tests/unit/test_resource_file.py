@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replication import resource_file
-from replication.model import Dialect, Replica, Resource, Tuning, allocate
+from replication.model import Dialect, Replica, Resource, Tuning
 
 SECRET = "0123456789abcdefSECRET"
 REPLICAS = (
@@ -142,13 +142,3 @@ def test_the_secret_is_in_no_text_about_the_resource() -> None:
     with pytest.raises(ValueError, match="not shown") as raised:
         dataclasses.replace(OLD, secret="bad secret value ;;;;")
     assert "bad secret" not in str(raised.value)
-
-
-def test_the_lowest_free_minor_and_port_are_taken() -> None:
-    minors, ports = range(10, 13), range(7000, 7002)
-    assert allocate(frozenset(), frozenset(), minors, ports) == (10, 7000)
-    assert allocate(frozenset({10, 12}), frozenset({7000}), minors, ports) == (11, 7001)
-    with pytest.raises(LookupError, match="no minor number is free between 10 and 12"):
-        allocate(frozenset(minors), frozenset(), minors, ports)
-    with pytest.raises(LookupError, match="no port is free"):
-        allocate(frozenset(), frozenset(ports), minors, ports)
