@@ -14,7 +14,6 @@ from cluster.errors import NoSpace, Refused, Unavailable, Unsupported
 from cluster.membership import Membership
 from cluster.memberships import Memberships
 from cluster.model import Source, SourceKind, Volume, VolumeSpec
-from cluster.placement import metadata_bytes
 from cluster.reconcile import DifferenceKind
 from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
@@ -123,11 +122,6 @@ def test_thin_pairs_end_where_no_room_for_metadata_is_left(tmp_path: Path) -> No
     with pytest.raises(NoSpace, match="no room for the metadata"):
         world.create("v2", THIN_PAIR)
     world.create("single", THIN)
-
-
-def test_metadata_is_as_large_as_drbd_wants_it() -> None:
-    assert metadata_bytes(GIB) == 36 * 1024 + GIB // 32768
-    assert metadata_bytes(4096) == 40 * 1024
 
 
 def test_capacity_of_pairs_is_the_largest_that_creation_takes(tmp_path: Path) -> None:
