@@ -193,8 +193,8 @@ class Group:
 StoredRecord = Volume | Snapshot | Group
 
 
-def to_object(record: StoredRecord) -> dict[str, Any]:
-    """The record as a JSON object."""
+def to_object(record: object) -> dict[str, Any]:
+    """The record, one of these or another frozen dataclass of plain values, as a JSON object."""
     return typing.cast(dict[str, Any], _write(record))
 
 
