@@ -195,7 +195,7 @@ StoredRecord = Volume | Snapshot | Group | Membership
 
 
 def to_object(record: object) -> dict[str, Any]:
-    """The record as a JSON object."""
+    """The record, one of these or another frozen dataclass of plain values, as a JSON object."""
     return typing.cast(dict[str, Any], _write(record))
 
 

@@ -275,7 +275,7 @@ class Reconciler:
         The volume's record comes before them and goes after them, so one that is not there now
         will not come any more: identifiers are not used twice.
         """
-        for volume_id, _ in self._memberships.list():
+        for volume_id, _ in self._memberships.list()[0]:
             if self._volumes.find_id(volume_id) is None:
                 self._memberships.delete(volume_id)
                 yield _removed(volume_id, f"membership record of {volume_id}, which is gone")

@@ -18,6 +18,7 @@ PROTOCOLS = (
     ("csi/rpc", "csi.proto"),
     ("node_agent/rpc", "node_agent.proto"),
     ("csi/rpc", "admin.proto"),
+    ("node_agent/rpc", "arbiter.proto"),
 )
 
 

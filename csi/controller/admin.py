@@ -122,7 +122,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         found: Counter[tuple[str, str]] = Counter()
         for kind in RecordKind:
             records, _ = self._store.list(kind)
-            found.update((kind.value, str(record.value.get("phase"))) for record in records)
+            found.update((kind.value, str(record.value.get("phase", ""))) for record in records)
         return [
             pb.Count(kind=kind, phase=phase, count=count) for (kind, phase), count in found.items()
         ]

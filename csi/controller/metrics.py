@@ -72,7 +72,7 @@ class ClusterCollector(Collector):
         try:
             for kind in RecordKind:
                 for record in self._store.list(kind)[0]:
-                    phases[kind, str(record.value.get("phase"))] += 1
+                    phases[kind, str(record.value.get("phase", ""))] += 1
                     nodes.update(one["node"] for one in record.value.get("published", ()))
         except ClusterError:  # a damaged store is told elsewhere; all else is still shown
             return

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
 from csi.rpc import csi_pb2
-from node_agent.rpc import node_agent_pb2
+from node_agent.rpc import arbiter_pb2, node_agent_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECIFICATION = ROOT / "tests/data/csi-v1.13.0.descriptor.binpb"
@@ -56,6 +56,7 @@ def test_the_comparison_sees_options() -> None:
 def test_the_agents_protocol_has_a_versioned_package() -> None:
     assert node_agent_pb2.DESCRIPTOR.package == "xlss.node.v1"
     assert csi_pb2.DESCRIPTOR.package == "csi.v1"
+    assert arbiter_pb2.DESCRIPTOR.package == "xlss.arbiter.v1"
 
 
 @pytest.mark.parametrize("package", ["csi/rpc", "node_agent/rpc"])
