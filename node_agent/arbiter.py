@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cluster.membership import Held
+from cluster.membership import Held, Membership
 from cluster.model import Replication
 from replication.membership import Do
 from replication.record import Statement
@@ -43,8 +43,13 @@ class Arbiter(Protocol):
         """The newest, by volume; None while no arbiter answers."""
         ...
 
-    def ask(self, what: Do, volume_id: str, statement: Statement) -> Answer:
-        """``what`` is one of the ASK actions or REPORT. Raises the errors of cluster/errors.py."""
+    def ask(
+        self, what: Do, volume_id: str, statement: Statement, noted: Membership | None = None
+    ) -> Answer:
+        """``what`` is one of the ASK actions, or REPORT with the newest record that was noted.
+
+        Raises the errors of cluster/errors.py.
+        """
         ...
 
     def tell(self, volume_id: str, statement: Statement) -> None:

@@ -269,7 +269,7 @@ class MembershipLoop:
         if what in _FLUSHED_BEFORE:
             self._side.flush(memory.assignment)
         statement = Statement(seen.view, seen.held.revision, seen.notes.epoch)
-        answer = self._arbiter.ask(what, volume_id, statement)
+        answer = self._arbiter.ask(what, volume_id, statement, seen.notes.record)
         memory.answered = answer.held
         if not answer.granted:
             raise Unavailable(answer.reason)

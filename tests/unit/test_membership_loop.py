@@ -43,7 +43,9 @@ class RuledArbiter:
     def assignments(self) -> Mapping[str, Assignment] | None:
         return None if self.lost else dict(self.assigned)
 
-    def ask(self, what: Do, volume_id: str, statement: Statement) -> Answer:
+    def ask(
+        self, what: Do, volume_id: str, statement: Statement, noted: Membership | None = None
+    ) -> Answer:
         if self.lost:
             raise errors.Unavailable("no controller answers")
         held = self.assigned[volume_id].held
@@ -223,9 +225,9 @@ def test_a_store_that_is_older_than_the_notes_permits_nothing(make: Callable[...
     world.notes.keep("v", Notes(replace(RECORD, epoch=9)))
     asked: list[Do] = []
 
-    def refuse(what: Do, volume_id: str, statement: Statement) -> Answer:
+    def refuse(what: Do, volume: str, statement: Statement, noted: Membership | None) -> Answer:
         asked.append(what)
-        return Answer(False, world.arbiter.assigned[volume_id].held, "read it again")
+        return Answer(False, world.arbiter.assigned[volume].held, "read it again")
 
     world.arbiter.ask = refuse  # type: ignore[method-assign]
     world.loop.start()
