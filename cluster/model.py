@@ -138,7 +138,14 @@ class Replication:
     minor: int
     port: int
     generation: str  # data generation that complete replicas begin with: 16 hexadecimal digits
-    places: tuple[ReplicaPlace, ...]  # where replicas are provably equal, all begin complete
+    places: tuple[ReplicaPlace, ...]
+    equal: bool = False  # all begin with the same blocks; otherwise only the first has the data
+
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """The nodes whose replicas begin complete."""
+        nodes = tuple(place.node for place in self.places)
+        return nodes if self.equal else nodes[:1]
 
 
 @dataclass(frozen=True)

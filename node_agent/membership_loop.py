@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from cluster.errors import ClusterError, Unavailable
+from cluster.errors import Busy, ClusterError, Unavailable
 from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
@@ -34,6 +35,7 @@ _ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.REPORT)
 _PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
+_TURN_SECONDS = 30.0
 
 
 class Side(Protocol):
@@ -124,6 +126,35 @@ class MembershipLoop:
             if volume_id in self._memory:
                 self._due[volume_id] = time.monotonic()
                 self._changed.notify_all()
+
+    def poke_all(self) -> None:
+        """Look at all of them now."""
+        with self._changed:
+            self._due.update(dict.fromkeys(self._memory, time.monotonic()))
+            self._changed.notify_all()
+
+    @contextmanager
+    def paused(self, volume_id: str) -> Iterator[None]:
+        """The volume is left alone in the block. Raises Busy where its turn does not end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: volume_id not in self._busy, _TURN_SECONDS):
+                raise Busy(f"volume {volume_id}: a step of its membership is under way")
+            self._busy.add(volume_id)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.discard(volume_id)
+                if (memory := self._memory.get(volume_id)) is not None:
+                    memory.yes = None  # its kernel's side may have been changed meanwhile
+                    self._due[volume_id] = time.monotonic()
+                self._changed.notify_all()
+
+    def assignment(self, volume_id: str) -> Assignment | None:
+        """The newest; None where there was none yet."""
+        with self._changed:
+            memory = self._memory.get(volume_id)
+            return None if memory is None else memory.assignment
 
     def decision(self, volume_id: str) -> Decision | None:
         """What was last decided; None where the volume was never assigned, or not yet looked at."""

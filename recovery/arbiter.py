@@ -314,15 +314,14 @@ class Arbiter:
 
     def _learn(self, volume_id: str, held: Held | None, *, fresh: bool = False) -> None:
         """``fresh``: whatever was known, this is what the store holds."""
-        with self._changed:
-            known = self._known.get(volume_id)
-        replication = known.replication if known is not None else self._replication(volume_id)
+        # Afresh: a replica that was replaced is in the volume's record before it is in this one.
+        replication = self._replication(volume_id) if held is not None else None
         with self._changed:
             known = self._known.get(volume_id)
             if known is not None and held is not None:
                 # The watch brings what was written here a moment ago once more, and older ones.
                 older = held.revision < known.held.revision and not fresh
-                if older or held == known.held:
+                if older or (held, replication) == (known.held, known.replication):
                     return
             nodes = known.nodes if known is not None else frozenset()
             if held is None or replication is None:
