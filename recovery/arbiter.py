@@ -154,14 +154,20 @@ class Arbiter:
         with self._changed:
             return frozenset(self._heard)
 
-    def with_members_among(self, nodes: Collection[str]) -> list[Replicated]:
-        """The volumes that have one of the nodes in their set."""
+    def unsettled(self, silent: Collection[str]) -> list[Replicated]:
+        """The volumes with a silent member, or published where there is no connection."""
+        nodes = frozenset(silent)
         with self._changed:
             return [
                 Replicated(volume_id, known.held.record, self._stated(volume_id, known))
                 for volume_id, known in self._known.items()
-                if not frozenset(nodes).isdisjoint(known.held.record.members)
+                if not nodes.isdisjoint(known.held.record.members)
+                or self._is_apart(volume_id, known.held.record)
             ]
+
+    def _is_apart(self, volume_id: str, record: Membership) -> bool:
+        stated = self._statements.get((volume_id, record.primary))
+        return len(record.members) > 1 and stated is not None and not stated.view.connected
 
     # What agents are told
 
