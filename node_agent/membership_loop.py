@@ -78,12 +78,14 @@ class _Memory:
     assignment: Assignment
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
-    told: Statement | None = None
     decision: Decision | None = field(default=None)
 
 
 class MembershipLoop:
-    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens."""
+    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens.
+
+    New assignments are acted on at once, as the arbiter notifies of them.
+    """
 
     def __init__(
         self,
@@ -105,12 +107,14 @@ class MembershipLoop:
         self._due: dict[str, float] = {}  # volume -> time.monotonic()
         self._busy: set[str] = set()
         self._present: Mapping[str, Assignment] | None = None
+        self._woken = False
         self._stopped = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="membership")
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
     def start(self) -> None:
         """Begin. Once."""
+        self._arbiter.notify(self._wake)
         self._thread.start()
 
     def stop(self) -> None:
@@ -186,8 +190,15 @@ class MembershipLoop:
 
     # Turns
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
+            with self._changed:
+                self._woken = False
             present = self._arbiter.assignments()
             with self._changed:
                 if self._stopped:
@@ -200,8 +211,8 @@ class MembershipLoop:
                         self._busy.add(volume_id)
                         self._pool.submit(self._turn, volume_id)
                 waiting = [due - now for one, due in self._due.items() if one not in self._busy]
-                # New assignments are looked for from time to time: asking for them costs nothing.
-                self._changed.wait(max(0.0, min([0.5, *waiting])))
+                if not self._woken:
+                    self._changed.wait(max(0.0, min([self._look_seconds, *waiting])))
 
     def _take(self, present: Mapping[str, Assignment] | None) -> None:
         """Under the lock. Those volumes whose assignment is new are due."""
@@ -275,10 +286,7 @@ class MembershipLoop:
         held = None
         if assignment is not None:
             held = memory.answered or assignment.held
-            statement = Statement(view, held.revision, notes.epoch)
-            if statement != memory.told:
-                self._arbiter.tell(volume_id, statement)
-                memory.told = statement
+            self._arbiter.tell(volume_id, Statement(view, held.revision, notes.epoch))
         known = memory.assignment
         return Situation(view, notes, held, memory.yes, known.peer, known.go_alone)
 

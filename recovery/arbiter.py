@@ -38,6 +38,8 @@ _RULES: dict[Do, Callable[[Held, Statement], arbiter_rules.Answer]] = {
     Do.ASK_LEAVE: arbiter_rules.leave,
     Do.ASK_CONFIRM: arbiter_rules.confirm,
 }
+QUESTIONS = frozenset((*_RULES, Do.REPORT))
+"""All that an agent may ask."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,18 @@ class Arbiter:
     ) -> Answer:
         """Decide, and write what was decided; ``noted`` is for REPORT.
 
-        Raises NotFound (no such volume), Refused (no such question), Unavailable and Conflict:
-        then the outcome is unknown.
+        Raises NotFound (no such volume), Refused (no such question, or the volume does not concern
+        the node), Unavailable and Conflict: then the outcome is unknown.
         """
-        rule = _RULES.get(what)
-        if rule is None and what is not Do.REPORT:
+        if what not in QUESTIONS:
             raise Refused(f"{what} is no question to an arbiter")
+        rule = _RULES.get(what)
         self._hear(volume_id, statement)
         for _ in range(_ATTEMPTS):
             held = self._memberships.find(volume_id)
             if held is None:
                 raise NotFound(f"volume {volume_id} has no membership record")
+            self._require_concerned(volume_id, held.record, statement.view.node)
             if rule is None:
                 answer = arbiter_rules.report(held, statement.view.node, noted)
             elif reason := self._not_yet(volume_id, held):
@@ -207,6 +210,7 @@ class Arbiter:
         with self._changed:
             if self._subscriptions.get(subscription.node) is subscription:
                 del self._subscriptions[subscription.node]
+                self._changed.notify_all()
 
     def _assignment(self, volume_id: str, known: _Known, node: str) -> Assignment:
         stated = self._stated(volume_id, known)
@@ -243,6 +247,20 @@ class Arbiter:
             if self._statements.get((volume_id, node)) != statement:
                 self._statements[volume_id, node] = statement
                 self._hand_out(volume_id, known.nodes - {node})
+
+    def _require_concerned(self, volume_id: str, record: Membership, node: str) -> None:
+        """Raises Refused for a node that neither has nor had a replica, whatever it reports.
+
+        The record may be an older one than that by which the node has its replica; then the other
+        nodes' reports name it.
+        """
+        with self._changed:
+            known = self._known.get(volume_id)
+            nodes = set(record.replicas) | (known.nodes if known is not None else set())
+        for told in record.reports:
+            nodes.update(told.record.replicas if told.record is not None else ())
+        if node not in nodes:
+            raise Refused(f"{node} has no replica of volume {volume_id}")
 
     def _not_yet(self, volume_id: str, held: Held) -> str:
         """Why nothing is decided on this record now, or nothing (rule 17)."""
@@ -346,7 +364,7 @@ class Arbiter:
 
 
 class Subscription:
-    """What one node is told. Use it as a context, from one thread."""
+    """What one node is told. Use it as a context, and read it from one thread."""
 
     def __init__(self, arbiter: Arbiter, node: str, due: Collection[str]) -> None:
         self.node = node
@@ -362,6 +380,10 @@ class Subscription:
         while (found := self._arbiter._wait(self, seconds)) is not None:
             yield found
 
+    def end(self) -> None:
+        """Its changes end at once. From any thread."""
+        self._arbiter._end(self)
+
     def __enter__(self) -> Subscription:
         return self
 
@@ -371,4 +393,4 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._arbiter._end(self)
+        self.end()
