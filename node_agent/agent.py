@@ -24,9 +24,11 @@ from host.errors import HostError
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import Pools
 from node_agent import health
+from node_agent.arbiter_client import ArbiterClient
 from node_agent.config import NodeConfig
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
+from node_agent.eviction import Evictor
 from node_agent.holds import Holds
 from node_agent.inventory import Reporter
 from node_agent.jobs import Jobs
@@ -64,9 +66,10 @@ class NodeAgent:
         holds = Holds()
         cuts = Cuts(self.logical, self.devices, runner, holds, config.cgroup_root)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
-        self._arbiter = arbiter_of(config)
-        self.replicas = None
-        if self._arbiter is not None:
+        self._arbiter: ArbiterClient | None = None
+        self.replicas: Replicas | None = None
+        if config.arbiters:
+            self._arbiter = ArbiterClient(config.name, config.arbiters, config.tls_directory)
             self.replicas = Replicas(
                 config.name,
                 runner,

@@ -113,6 +113,12 @@ class Arbiter:
                 answer = arbiter_rules.report(held, statement.view.node, noted)
             elif reason := self._not_yet(volume_id, held):
                 return Answer(False, held, reason)
+            elif what is Do.ASK_CONNECTED:
+                with self._changed:
+                    known = self._known.get(volume_id)
+                    node = statement.view.node
+                    peer = self._peer(volume_id, known, node) if known is not None else None
+                answer = arbiter_rules.serve_connected(held, statement, peer)
             else:
                 answer = rule(held, statement)
             if answer.record == held.record:
@@ -213,20 +219,22 @@ class Arbiter:
                 self._changed.notify_all()
 
     def _assignment(self, volume_id: str, known: _Known, node: str) -> Assignment:
-        stated = self._stated(volume_id, known)
-        peer = next((stated[other] for other in sorted(stated) if other != node), None)
         return Assignment(
             volume_id,
             known.held,
             known.replication,
             self._secret(volume_id),
-            peer,
+            self._peer(volume_id, known, node),
             self._go_alone.get(volume_id) == (node, known.held.revision),
         )
 
     def _stated(self, volume_id: str, known: _Known) -> dict[str, Statement]:
         found = {node: self._statements.get((volume_id, node)) for node in known.nodes}
         return {node: statement for node, statement in found.items() if statement is not None}
+
+    def _peer(self, volume_id: str, known: _Known, node: str) -> Statement | None:
+        stated = self._stated(volume_id, known)
+        return next((stated[other] for other in sorted(stated) if other != node), None)
 
     def _hand_out(self, volume_id: str, nodes: Collection[str]) -> None:
         """Under the lock."""
