@@ -49,6 +49,11 @@ def drbd_path(minor: int) -> str:
     return f"/dev/drbd{minor}"
 
 
+def stack_names(volume_id: str) -> tuple[str, ...]:
+    """All devices that a volume can have, the top first."""
+    return _READ_ONLY + volume_id, crypt_name(volume_id), face_name(volume_id)
+
+
 def volume_of_source(source: str) -> str:
     """The volume whose top is mounted, by the source in the mount table; empty for all others."""
     name = source.removeprefix("/dev/mapper/")

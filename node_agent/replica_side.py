@@ -56,9 +56,9 @@ class Storage(Protocol):
 class Eviction(Protocol):
     """Whoever has a volume open here; ``frozen``: DRBD holds back its I/O."""
 
-    def users(self, volume_id: str, frozen: bool) -> Users: ...
+    def users(self, volume_id: str, *, frozen: bool) -> Users: ...
 
-    def kill(self, volume_id: str, frozen: bool) -> None:
+    def kill(self, volume_id: str, *, frozen: bool) -> None:
         """End them, and take down what is mounted where it is not frozen."""
         ...
 
@@ -107,7 +107,7 @@ class ReplicaSide:
         around = Surroundings(
             self._node,
             self._boot_id,
-            self._eviction.users(volume_id, status is not None and status.frozen),
+            self._eviction.users(volume_id, frozen=status is not None and status.frozen),
             face_suspended=face is not None
             and face.suspended
             and not self._holds.is_held(volume_id),
@@ -200,7 +200,8 @@ class ReplicaSide:
 
     def _kill_users(self, assignment: Assignment) -> None:
         status = self._commands.status(assignment.volume_id)
-        self._eviction.kill(assignment.volume_id, status is not None and status.frozen)
+        frozen = status is not None and status.frozen
+        self._eviction.kill(assignment.volume_id, frozen=frozen)
 
     def _connect(self, assignment: Assignment) -> None:
         if self._face_elsewhere(assignment):

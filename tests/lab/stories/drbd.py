@@ -70,10 +70,10 @@ class _Backing:
 class _Nobody:
     """``Eviction`` where nobody has the volume open."""
 
-    def users(self, volume_id: str, frozen: bool) -> Users:
+    def users(self, volume_id: str, *, frozen: bool) -> Users:
         return Users.NONE
 
-    def kill(self, volume_id: str, frozen: bool) -> None:
+    def kill(self, volume_id: str, *, frozen: bool) -> None:
         raise AssertionError("there is nobody")
 
 
