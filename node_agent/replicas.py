@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from cluster.errors import Unavailable
 from host.command import Runner
@@ -115,13 +114,8 @@ class Replicas:
             with suppress(Missing):  # the module is not loaded: then there is no resource
                 self._commands.down(volume_id)
             self._storage.remove(volume_id)
+            fencing.revoke(volume_id)
             self._notes.remove(volume_id)
-
-    @contextmanager
-    def paused(self, volume_id: str) -> Iterator[None]:
-        """The membership loop leaves the volume alone in the block."""
-        with self._loop.paused(volume_id):
-            yield
 
     def _resize(self, volume_id: str, size_bytes: int) -> None:
         assignment = self._loop.assignment(volume_id)
