@@ -173,7 +173,7 @@ def test_a_statement_that_could_not_be_told_is_told_again(wire: Wire) -> None:
     client.tell(VOLUME, stated)
     # While it is refused the controller still hears that the node lives, and newer ones count.
     until(lambda: heard.count({VOLUME: stated}) >= 2)
-    assert heard.count({}) >= 1
+    assert {} in heard[heard.index({VOLUME: stated}) :]
     newer = alone(wire.store, "a")
     client.tell(VOLUME, newer)
     refuse.clear()
