@@ -101,7 +101,8 @@ class ArbiterClient:
                 self._stream.cancel()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
 
     # node_agent.arbiter.Arbiter
 

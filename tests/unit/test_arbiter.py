@@ -11,39 +11,23 @@ import pytest
 
 from cluster.errors import NotFound, Refused
 from cluster.identifiers import Kind, new_id
-from cluster.membership import Boot, Held, Membership
+from cluster.membership import Membership
 from cluster.memberships import Memberships
-from cluster.model import Phase, ReplicaPlace, Replication, Volume, VolumeSpec
-from cluster.records import volume_table
 from cluster.sqlite_store import SqliteStore
 from node_agent.arbiter import Assignment
 from recovery.arbiter import Arbiter, Subscription
 from recovery.failover_loop import FailoverLoop
 from replication.membership import Do
-from replication.record import Connection, Disk, Generations, Role, Statement, View
+from replication.record import Connection, Role
+from tests.unit.arbiter_world import BOTH, REPLICATION, VOLUME, add_volume, alone, held, sees
 
-VOLUME = new_id(Kind.VOLUME, "data")
-PLACES = (ReplicaPlace("a", 0, "10.0.0.1"), ReplicaPlace("b", 1, "10.0.0.2"))
-REPLICATION = Replication(1000, 7800, "0123456789abcdee", PLACES)
-BOTH = Membership(
-    ("a", "b"),
-    ("a", "b"),
-    primary="a",
-    active="a",
-    epoch=3,
-    generation="g",
-    boots=(Boot("a", "1"), Boot("b", "1")),
-)
 SECONDS = 10.0
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     store = SqliteStore(tmp_path / "store.sqlite")
-    spec = VolumeSpec("default", replicas=2)
-    volume_table(store).create(
-        Volume(VOLUME, "data", 1 << 26, spec, Phase.READY, ("a", "b"), replication=REPLICATION)
-    )
+    add_volume(store, VOLUME)
     yield store
     store.close()
 
@@ -65,29 +49,6 @@ def make(store: SqliteStore) -> Iterator[Callable[..., Arbiter]]:
     yield make
     for arbiter in made:
         arbiter.stop()
-
-
-def held(store: SqliteStore) -> Held:
-    found = Memberships(store).find(VOLUME)
-    assert found is not None
-    return found
-
-
-def sees(store: SqliteStore, node: str, **view: object) -> Statement:
-    seen = View(
-        node,
-        "1",
-        disk=Disk.UP_TO_DATE,
-        peer_disk=Disk.UP_TO_DATE,
-        connection=Connection.CONNECTED,
-        generations=Generations("g"),
-    )
-    now = held(store)
-    return Statement(replace(seen, **view), now.revision, now.record.epoch)  # type: ignore[arg-type]
-
-
-def alone(store: SqliteStore, node: str) -> Statement:
-    return sees(store, node, connection=Connection.STANDALONE, peer_disk=Disk.UNKNOWN)
 
 
 def next_of(subscription: Subscription) -> tuple[dict[str, Assignment], list[str]]:
@@ -116,6 +77,16 @@ def test_a_refusal_says_why_and_changes_nothing(
         arbiter.ask(Do.PROMOTE, VOLUME, alone(store, "a"))
     with pytest.raises(NotFound):
         arbiter.ask(Do.ASK_ALONE, new_id(Kind.VOLUME, "other"), alone(store, "a"))
+
+
+def test_a_node_without_a_replica_is_not_asked_for_its_opinion(
+    store: SqliteStore, make: Callable[..., Arbiter]
+) -> None:
+    """Else its report of a record that nobody has seen would stop the volume."""
+    arbiter = make()
+    with pytest.raises(Refused, match="c has no replica"):
+        arbiter.ask(Do.REPORT, VOLUME, alone(store, "c"), replace(BOTH, epoch=99, primary="c"))
+    assert held(store).record == BOTH
 
 
 def test_of_two_that_ask_to_go_on_alone_one_is_refused(

@@ -19,6 +19,9 @@ import grpc
 import pytest
 
 from csi.rpc import csi_pb2, csi_pb2_grpc
+from node_agent import certificates
+from node_agent.arbiter_client import ArbiterClient
+from tests.unit.arbiter_world import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far more than it takes; only a failure waits so long.
@@ -33,7 +36,7 @@ def free_port() -> int:
 class ControllerProcess:
     """A controller whose only node does not answer."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, extra: str = "") -> None:
         self.directory = directory
         self.socket = directory / "run/controller.sock"
         self.store = directory / "state/store.sqlite"
@@ -45,6 +48,7 @@ class ControllerProcess:
             f'store = "{self.store}"\n'
             f'tls_directory = "{directory}/certs/controller"\n'
             f'metrics_listen = "127.0.0.1:{self.metrics_port}"\n'
+            f"{extra}\n"
             f'[nodes]\nn1 = "127.0.0.1:{free_port()}"\n'
         )
         self.log = directory / "controller.log"
@@ -170,3 +174,28 @@ def test_a_lost_store_is_refused_and_rebuilt(controller: ControllerProcess) -> N
     assert "0 volumes, 0 snapshots and 0 group snapshots" in rebuilt.stdout
     controller.start()
     assert controller.stop() == 0
+
+
+def test_it_answers_the_agents_of_replicated_volumes_where_it_is_told_to(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    controller = ControllerProcess(tmp_path, f'arbiter_listen = "{address}"')
+    certificates.issue_node(tmp_path / "certs/authority", tmp_path / "n1", "n1")
+    client = ArbiterClient("n1", [address], tmp_path / "n1")
+    try:
+        controller.start()
+        client.start()
+        until(lambda: client.assignments() == {})
+        assert controller.stop() == 0
+        until(lambda: client.assignments() is None)
+
+        key = tmp_path / "certs/controller/replication.key"
+        secret = key.read_text().strip()
+        assert secret not in controller.log.read_text()
+        key.unlink()
+        refused = controller.xlss("controller", "--config", str(controller.config))
+        assert refused.returncode == 1
+        message = json.loads(refused.stderr)["message"]
+        assert message.startswith(f"{key} is missing: copy it from") and "openssl rand" in message
+    finally:
+        client.stop()
+        controller.stop(signal.SIGKILL)

@@ -39,7 +39,7 @@ class RuledArbiter:
         self.assigned = {v: Assignment(v, held, replication, "s" * 32) for v in volumes}
         self.lost = False
         self.told: dict[str, Statement] = {}
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] | None = None
 
     def assignments(self) -> Mapping[str, Assignment] | None:
         return None if self.lost else dict(self.assigned)
@@ -114,12 +114,17 @@ CHANGES: Mapping[Do, Mapping[str, object]] = {
 
 
 class World:
-    def __init__(self, folder: Path, *volumes: str) -> None:
+    def __init__(self, folder: Path, *volumes: str, look_seconds: float = 0.1) -> None:
         self.arbiter = RuledArbiter(*volumes)
         self.side = ScriptedSide()
         self.notes = NoteBook(folder)
         self.loop = MembershipLoop(
-            self.arbiter, self.side, self.notes, threads=2, retry_seconds=0.05, look_seconds=0.1
+            self.arbiter,
+            self.side,
+            self.notes,
+            threads=2,
+            retry_seconds=0.05,
+            look_seconds=look_seconds,
         )
 
     def decided(self, volume_id: str) -> str:
@@ -137,8 +142,8 @@ class World:
 def make(tmp_path: Path) -> Iterator[Callable[..., World]]:
     made: list[World] = []
 
-    def one(*volumes: str) -> World:
-        made.append(World(tmp_path / "notes", *volumes))
+    def one(*volumes: str, **options: float) -> World:
+        made.append(World(tmp_path / "notes", *volumes, **options))
         return made[-1]
 
     yield one
@@ -239,3 +244,30 @@ def test_a_store_that_is_older_than_the_notes_permits_nothing(make: Callable[...
 
     assert set(asked) == {Do.REPORT}
     assert world.side.done == []
+
+
+def test_a_change_is_acted_on_as_soon_as_it_is_told(make: Callable[..., World]) -> None:
+    world = make("v", look_seconds=3600.0)
+    assigned, world.arbiter.assigned = world.arbiter.assigned, {}
+    world.loop.start()
+    world.until(lambda: world.arbiter.changed)
+    for present in (assigned, {}, assigned):
+        world.arbiter.assigned = dict(present)
+        assert world.arbiter.changed is not None
+        world.arbiter.changed()
+        world.until(lambda present=present: bool(world.decided("v")) == bool(present))
+    world.until(lambda: "promote" in world.side.names("v"))
+    world.until(lambda: world.decided("v") and "no arbiter" not in world.decided("v"))
+    world.arbiter.lost = True
+    world.arbiter.changed()
+    world.until(lambda: "no arbiter" in world.decided("v"))
+
+
+def test_what_is_seen_is_told_again_after_a_volume_was_gone(make: Callable[..., World]) -> None:
+    """The arbiter's client forgets what it was told of volumes that are gone."""
+    world = make("v")
+    world.loop.start()
+    world.loop.require_primary("v", 10.0)
+    told = world.arbiter.told["v"]
+    world.arbiter.told.clear()
+    world.until(lambda: world.arbiter.told.get("v") == told)

@@ -32,6 +32,19 @@ def test_a_name_and_one_group_are_enough(tmp_path: Path) -> None:
     assert pool is not None
     assert (pool.volume_group, pool.thin_pool, pool.overcommit) == ("xlss", "", 1.0)
     assert config.pool("slow") is None
+    assert (config.arbiters, config.replication_address) == ((), "")
+
+
+def test_a_node_that_takes_replicas_says_where_and_whom_it_asks(tmp_path: Path) -> None:
+    text = """
+        arbiters = ["10.0.0.1:9813", "[fd00::2]:9813"]
+        replication_address = "FD00:0::5"
+        state_directory = "/var/lib/x"
+        """
+    config = read(tmp_path, text + SMALLEST)
+    assert config.arbiters == ("10.0.0.1:9813", "[fd00::2]:9813")
+    assert config.replication_address == "fd00::5"
+    assert config.state_directory == Path("/var/lib/x")
 
 
 def test_sizes_are_bytes_texts_or_shares(tmp_path: Path) -> None:
@@ -64,6 +77,13 @@ def test_sizes_are_bytes_texts_or_shares(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("", "name is missing"),
+        ('arbiters = ["h:1"]' + SMALLEST, "replication_address is missing: a node with arbiters"),
+        ('replication_address = "10.0.0.1"' + SMALLEST, "arbiters is missing: a node with repl"),
+        ('arbiters = "h:1"' + SMALLEST, "must be a list of host:port"),
+        ('arbiters = ["h"]' + SMALLEST, "arbiters = ['h']: must be host:port"),
+        ('arbiters = ["h:1", "h:1"]' + SMALLEST, "names one twice"),
+        ('replication_address = "0.0.0.0"' + SMALLEST, "must be the address of one interface"),
+        ('replication_address = "host1"' + SMALLEST, "replication_address = 'host1'"),
         ('name = "n1"', "pools is missing"),
         (
             'name = "N 1"\n' + SMALLEST.partition("\n")[2].partition("\n")[2],
