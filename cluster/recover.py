@@ -25,7 +25,7 @@ from cluster.model import (
 )
 from cluster.reconcile import Difference, DifferenceKind
 from cluster.records import group_table, snapshot_table, volume_table
-from cluster.replicas import ReplicaRecords
+from cluster.replicas import ReplicaRecords, unknown_membership
 from cluster.store import RecordKind, Store
 
 
@@ -59,10 +59,13 @@ def recover(store: Store, agents: Agents, allow_missing: Collection[str] = ()) -
         group_table(store).create(group)
     for volume in volumes:
         volume_table(store).create(volume)
-        if volume.replication is not None and not ReplicaRecords(store).claim(volume):
-            text = "another volume has the same DRBD minor and port"
-            where = ", ".join(volume.nodes)
-            differences.append(Difference(DifferenceKind.CONFLICT, where, volume.id, text))
+        if volume.replication is not None:
+            replicas = ReplicaRecords(store)
+            replicas.memberships.create(volume.id, unknown_membership(volume))
+            if not replicas.claim(volume):
+                text = "another volume has the same DRBD minor and port"
+                where = ", ".join(volume.nodes)
+                differences.append(Difference(DifferenceKind.CONFLICT, where, volume.id, text))
     return Recovery(len(volumes), len(snapshots), len(groups), tuple(differences))
 
 

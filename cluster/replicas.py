@@ -138,6 +138,20 @@ def first_membership(volume: Volume) -> Membership:
     )
 
 
+def unknown_membership(volume: Volume) -> Membership:
+    """For a store that is rebuilt: nobody is a member before all replicas have reported.
+
+    Older than whatever its nodes have noted. Where none has noted anything, a person decides.
+    """
+    assert volume.replication is not None
+    return Membership(
+        members=(),
+        replicas=tuple(sorted(place.node for place in volume.replication.places)),
+        epoch=0,
+        quarantine="the store was rebuilt: waiting for all replicas to report",
+    )
+
+
 def _new_generation() -> str:
     """Random, as DRBD's own: the lowest bit says "primary", and small values have a meaning."""
     while True:

@@ -49,8 +49,14 @@ class _Known:
 
     @property
     def nodes(self) -> frozenset[str]:
-        """All that have to know of the volume: also those that had a replica until now."""
-        return frozenset((*self.held.record.replicas, *(p.node for p in self.replication.places)))
+        """All that have to know of the volume: also those that had a replica until now.
+
+        And, in a quarantine, those that have one by what the others have noted.
+        """
+        record = self.held.record
+        noted = [told.record.replicas for told in record.reports if told.record is not None]
+        places = (place.node for place in self.replication.places)
+        return frozenset((*record.replicas, *places, *(node for nodes in noted for node in nodes)))
 
 
 class Arbiter:
@@ -257,17 +263,10 @@ class Arbiter:
                 self._hand_out(volume_id, known.nodes - {node})
 
     def _require_concerned(self, volume_id: str, record: Membership, node: str) -> None:
-        """Raises Refused for a node that neither has nor had a replica, whatever it reports.
-
-        The record may be an older one than that by which the node has its replica; then the other
-        nodes' reports name it.
-        """
+        """Raises Refused for a node that neither has nor had a replica, whatever it reports."""
         with self._changed:
             known = self._known.get(volume_id)
-            nodes = set(record.replicas) | (known.nodes if known is not None else set())
-        for told in record.reports:
-            nodes.update(told.record.replicas if told.record is not None else ())
-        if node not in nodes:
+        if node not in (known.nodes if known is not None else record.replicas):
             raise Refused(f"{node} has no replica of volume {volume_id}")
 
     def _not_yet(self, volume_id: str, held: Held) -> str:

@@ -316,14 +316,40 @@ def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
     world.check_settled()
 
 
-def test_a_pair_comes_back_from_the_tags_and_is_not_published(tmp_path: Path) -> None:
+def test_a_pair_comes_back_from_the_tags_and_is_published_once_its_nodes_report(
+    tmp_path: Path,
+) -> None:
     world = pair_world(tmp_path)
     volume = world.create(spec=THIN_PAIR)
+    noted = replace(membership(world, volume), members=("n2",), epoch=7)
     store = SqliteStore(tmp_path / "new.db")
     recovery = recover(store, world.nodes)
     assert [note.kind for note in recovery.differences] == [DifferenceKind.NO_MEMBERSHIP]
     again = World(store, world.nodes)
     assert again.record() == volume
     assert list(Slots(store).list().values()) == [volume.id]
-    with pytest.raises(Refused, match="has no membership record"):
+    memberships = Memberships(store)
+    for node, known in (("n1", replace(noted, members=("n1", "n2"), epoch=6)), ("n2", noted)):
+        with pytest.raises(Refused, match="waiting for"):
+            publish(again, volume, "n2")
+        held = memberships.find(volume.id)
+        assert held is not None
+        answer = arbiter_rules.report(held, node, known)
+        memberships.write(volume.id, answer.record, held.revision)
+    with pytest.raises(Refused, match="n1 is not in the set"):
         publish(again, volume, "n1")
+    publish(again, volume, "n2")
+
+
+def test_a_rebuilt_pair_of_which_nothing_was_noted_has_no_member(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    store = SqliteStore(tmp_path / "new.db")
+    recover(store, world.nodes)
+    memberships = Memberships(store)
+    for node in volume.nodes:
+        held = memberships.find(volume.id)
+        assert held is not None
+        memberships.write(volume.id, arbiter_rules.report(held, node, None).record, held.revision)
+    with pytest.raises(Refused, match="not in the set of complete replicas"):
+        publish(World(store, world.nodes), volume, "n1")
