@@ -179,6 +179,11 @@ class LogicalVolumes:
         usage = self.usage(pool.spec) if pool.report.thin else None
         return with_usage(pool.report, usage) if usage else pool.report
 
+    def chunk_bytes(self, entry: Entry) -> int:
+        """The piece in which its thin pool gives out room; 0 for a thick volume."""
+        thin = self._pool(entry.pool.name).report.thin
+        return thin.chunk_bytes if entry.thin and thin is not None else 0
+
     def reports(self) -> tuple[PoolReport, ...]:
         return tuple(map(self.report, self._pools))
 
