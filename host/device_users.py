@@ -186,10 +186,11 @@ class _Task:
 
 
 class UserFinder:
-    """Keeps nothing but which processes cannot be looked at. ``proc``: for tests."""
+    """Thread safe; keeps nothing but which processes cannot be looked at. ``proc``: for tests."""
 
     def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
+        self._mutex = threading.Lock()
         self._hanging: dict[Process, threading.Thread] = {}
 
     def find(self, stack: Stack) -> Found:
@@ -215,7 +216,7 @@ class UserFinder:
         unclear = self._look_carefully(rest, found, tables, stack)
         users = tuple(
             DeviceUser(process, how, is_doomed(process, self._proc))
-            for process, how in found.items()
+            for process, how in sorted(found.items(), key=lambda item: item[0].pid)
         )
         return Found(users, tuple(unclear))
 
@@ -289,9 +290,11 @@ class UserFinder:
         self, tasks: deque[_Task], found: dict[Process, str], tables: _Tables, stack: Stack
     ) -> list[Process]:
         """Add those who have files mapped, or open on mounts that are gone; those left unclear."""
-        self._hanging = {one: by for one, by in self._hanging.items() if by.is_alive()}
-        unclear = [task.process for task in tasks if task.process in self._hanging]
-        rest = deque(task for task in tasks if task.process not in self._hanging)
+        with self._mutex:
+            self._hanging = {one: by for one, by in self._hanging.items() if by.is_alive()}
+            hanging = frozenset(self._hanging)
+        unclear = [task.process for task in tasks if task.process in hanging]
+        rest = deque(task for task in tasks if task.process not in hanging)
         while rest:
             reader = _Reader(list(rest), tables, stack)
             reader.start()
@@ -300,9 +303,10 @@ class UserFinder:
                     how = reader.answers.get(timeout=_HANGING_SECONDS)
                 except queue.Empty:
                     reader.given_up = True
-                    hanging = rest.popleft().process
-                    self._hanging[hanging] = reader
-                    unclear.append(hanging)
+                    process = rest.popleft().process
+                    with self._mutex:
+                        self._hanging[process] = reader
+                    unclear.append(process)
                     break
                 process = rest.popleft().process
                 if how:
