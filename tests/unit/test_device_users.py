@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from host.device_users import (
-    Found,
-    Stack,
-    UserFinder,
-    holding,
-    mapped_files,
-    mount_number,
-    parse_table,
-)
+from host.device_users import Found, UserFinder, mapped_files, mount_number
+from host.mount_namespaces import Stack, holding, parse_table
 from host.processes import Process, is_doomed, kill_is_pending, parse_stat
 
 TABLE = rb"""28 1 0:25 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/,upperdir=/mnt/up

@@ -16,11 +16,12 @@ from cluster.locks import Locks
 from host import loop_devices
 from host.command import Runner
 from host.device_mapper import DeviceMapper, Target
-from host.device_users import Found, Stack, UserFinder
+from host.device_users import Found, UserFinder
 from host.encryption import format_device, open_device
 from host.filesystem import make
 from host.linear_device import ensure_linear
 from host.mount import bind, make_directory, make_file, mount_device, mounts_at
+from host.mount_namespaces import Stack
 from host.processes import is_doomed, kill, stat_of
 from node_agent import eviction, targets
 from node_agent.devices import Devices, stack_names
