@@ -282,6 +282,24 @@ def an_encrypted_volume_is_taken_down_as_a_whole() -> None:
         assert mapper.names() == []
 
 
+def _serve(volume_id: str, device: str, size_bytes: int) -> None:
+    """What a node has of a replicated volume that it serves: a face, mounted at /tmp/served."""
+    runner = Runner()
+    node = str(ensure_linear(DeviceMapper(runner), f"xlss-{volume_id}", device, size_bytes))
+    make(runner, node, "ext4", reads_zero=False)
+    make_directory("/tmp/served")
+    mount_device(runner, node, "/tmp/served", "ext4")
+
+
+def _evict(volume_id: str, *, frozen: bool, kill: bool) -> None:
+    """Writes what users there are afterwards."""
+    runner = Runner()
+    evictor, _ = _evictor(runner, DeviceMapper(runner))
+    if kill:
+        evictor.kill(volume_id, frozen=frozen)
+    sys.stdout.write(evictor.users(volume_id, frozen=frozen).value)
+
+
 def _mounted(
     runner: Runner, mapper: DeviceMapper, folder: Path, kind: str = "ext4", backing: str = DISK
 ) -> str:
