@@ -42,7 +42,8 @@ class DrbdState(NamedTuple):
 def drbd_state(node: Node, minor: int) -> DrbdState | None:
     """None where the kernel has no such device."""
     text = node.sh("cat /proc/drbd 2>/dev/null || true").text
-    line = rf"^ *{minor}: cs:(\S+) ro:(\S+)/(\S+) ds:(\S+)/(\S+) \S+ (\S+)"
+    # Behind the disks is the protocol's letter, or a second space.
+    line = rf"^ *{minor}: cs:(\S+) ro:(\S+)/(\S+) ds:(\S+)/(\S+) . (\S+)"
     found = re.search(line, text, re.MULTILINE)
     return DrbdState(*found.groups()) if found else None
 
