@@ -20,7 +20,6 @@ from enum import Enum, StrEnum
 from typing import Any, Self, TypeVar
 
 from cluster.errors import DataLoss
-from cluster.membership import Membership
 
 _T = TypeVar("_T")
 
@@ -138,7 +137,14 @@ class Replication:
     minor: int
     port: int
     generation: str  # data generation that complete replicas begin with: 16 hexadecimal digits
-    places: tuple[ReplicaPlace, ...]  # where replicas are provably equal, all begin complete
+    places: tuple[ReplicaPlace, ...]
+    equal: bool = False  # all begin with the same blocks; otherwise only the first has the data
+
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """The nodes whose replicas begin complete."""
+        nodes = tuple(place.node for place in self.places)
+        return nodes if self.equal else nodes[:1]
 
 
 @dataclass(frozen=True)
@@ -191,16 +197,13 @@ class Group:
     created_at: float = 0.0
 
 
-StoredRecord = Volume | Snapshot | Group | Membership
-
-
 def to_object(record: object) -> dict[str, Any]:
     """The record, one of these or another frozen dataclass of plain values, as a JSON object."""
     return typing.cast(dict[str, Any], _write(record))
 
 
-def to_json(record: StoredRecord) -> str:
-    """The record as compact JSON with sorted keys: equal records give equal texts."""
+def to_json(record: object) -> str:
+    """What ``to_object`` makes of it, as compact JSON: equal records give equal texts."""
     return json.dumps(_write(record), separators=(",", ":"), sort_keys=True)
 
 
@@ -221,12 +224,12 @@ def group_from_object(value: Mapping[str, Any]) -> Group:
 
 def volume_from_json(text: str) -> Volume:
     """Raises DataLoss when the text is not the JSON of a volume."""
-    return from_object(Volume, _parse(text))
+    return from_json(Volume, text)
 
 
 def snapshot_from_json(text: str) -> Snapshot:
     """Raises DataLoss when the text is not the JSON of a snapshot."""
-    return from_object(Snapshot, _parse(text))
+    return from_json(Snapshot, text)
 
 
 def from_object(cls: type[_T], value: object) -> _T:
@@ -237,11 +240,16 @@ def from_object(cls: type[_T], value: object) -> _T:
         raise DataLoss(f"{cls.__name__.lower()} record cannot be read: {error}") from error
 
 
-def _parse(text: str) -> object:
+def from_json(cls: type[_T], text: str) -> _T:
+    """A record of that class. Raises DataLoss when the text is not the JSON of one."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # the latter for brackets without end
         raise DataLoss(f"record is not JSON: {error}") from error
+    try:
+        return from_object(cls, value)
+    except RecursionError as error:  # a membership has reports, which have memberships
+        raise DataLoss(f"{cls.__name__.lower()} record is nested too deep") from error
 
 
 def _write(value: Any) -> Any:

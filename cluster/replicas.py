@@ -98,6 +98,7 @@ class ReplicaRecords:
             minor=FIRST_MINOR + number,
             port=FIRST_PORT + number,
             generation=_new_generation(),
+            equal=volume.begins_equal,
             places=tuple(
                 ReplicaPlace(node, node_id, address)
                 for node_id, (node, address) in enumerate(places)
@@ -128,12 +129,11 @@ def holds_slot(volume: Volume, number: int) -> bool:
 
 
 def first_membership(volume: Volume) -> Membership:
-    """Members are the replicas that begin complete (``Volume.begins_equal``)."""
+    """Members are the replicas that begin complete."""
     assert volume.replication is not None
-    nodes = tuple(place.node for place in volume.replication.places)
     return Membership(
-        members=tuple(sorted(nodes if volume.begins_equal else nodes[:1])),
-        replicas=tuple(sorted(nodes)),
+        members=tuple(sorted(volume.replication.complete)),
+        replicas=tuple(sorted(place.node for place in volume.replication.places)),
         generation=volume.replication.generation,
     )
 

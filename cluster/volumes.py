@@ -204,7 +204,9 @@ class Volumes:
             if entry.item.replication is not None:
                 self._require_all(entry.item)
             sizes = []
-            for node in entry.item.nodes:
+            # Where it is used comes last: DRBD's device grows by what all replicas have by then.
+            used = {publication.node for publication in entry.item.published}
+            for node in sorted(entry.item.nodes, key=used.__contains__):
                 ticket = self._pools.ticket()
                 grown, pool = self._agents.agent(node).expand_volume(volume_id, size, limit_bytes)
                 self._pools.report(node, pool, ticket)

@@ -27,7 +27,7 @@ from host.errors import AlreadyExists, DeviceFailed, HostError, InUse, Missing, 
 from host.io_flusher import io_flusher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from host.command import Runner
 
@@ -265,8 +265,12 @@ class DeviceMapper:
         """Remove what a device that is gone has left in ``/dev/mapper``."""
         self.node(name).unlink(missing_ok=True)
 
-    def resume_all(self, prefix: str, *, deadline: float) -> list[str]:
+    def resume_all(
+        self, prefix: str, *, deadline: float, wanted: Callable[[str], bool] = lambda name: True
+    ) -> list[str]:
         """Resume what an earlier life of this process left suspended; returns those names.
+
+        Of those that are suspended, the ``wanted`` ones.
 
         Tables that were loaded and not yet live are dropped: the step that loaded them is repeated
         by whoever wants it. Only devices of ours (by UUID) and crypt devices are touched. One that
@@ -279,7 +283,7 @@ class DeviceMapper:
             info = self.find(name)
             if info is None or not info.uuid.startswith(_RESUMABLE):
                 continue
-            if not info.suspended or not info.live_table:
+            if not info.suspended or not info.live_table or not wanted(name):
                 continue
             try:
                 self.clear(name)

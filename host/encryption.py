@@ -39,6 +39,9 @@ SECTOR_BYTES = 4096
 """The logical block size of an opened device; the size of the device below is a multiple of it."""
 
 _UUID_PREFIX = "CRYPT-LUKS2-"
+SIGNATURE = "crypto_LUKS"
+"""What ``signature.probe`` calls a LUKS device."""
+
 _DEADLINE = 120.0
 _KDF = "--pbkdf=argon2id --pbkdf-memory=32768 --pbkdf-parallel=1 --pbkdf-force-iterations=4"
 # LUKS2 on-disk format, 2: the binary header and the area of the JSON behind it.
@@ -72,7 +75,7 @@ def format_device(runner: Runner, device: str, key: bytes, *, anew: bool = False
 def is_encrypted(runner: Runner, device: str) -> bool:
     """Whether ``device`` carries a LUKS header. Raises as ``signature.probe`` does."""
     found = probe(runner, device)
-    return found is not None and found.kind == "crypto_LUKS"
+    return found is not None and found.kind == SIGNATURE
 
 
 def open_device(

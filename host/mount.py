@@ -179,11 +179,19 @@ def bind(source: str, path: str, *, read_only: bool = False) -> None:
         os.close(tree)
 
 
-def unmount(runner: Runner, path: str, *, resource: str | None = None, lazy: bool = False) -> None:
+def unmount(
+    runner: Runner,
+    path: str,
+    *,
+    resource: str | None = None,
+    lazy: bool = False,
+    deadline: float = _UNMOUNT_DEADLINE,
+) -> None:
     """Unmount all that is mounted at ``path``; nothing to do where nothing is, or no such path.
 
     ``lazy`` takes it out of sight at once and leaves the rest to its last user. ``resource`` names
-    the device for the deadline's sake. Raises ``InUse`` while files are open, ``CommandStuck``.
+    the device for the sake of ``deadline``, in seconds for each mount. Raises ``InUse`` while files
+    are open, ``CommandStuck``.
     """
     path = canonical(path)
     argv = ["umount", "-n", "-i", "-c", *(["-l"] if lazy else []), "--", path]
@@ -191,7 +199,7 @@ def unmount(runner: Runner, path: str, *, resource: str | None = None, lazy: boo
         if not mounts_at(path):
             return
         try:
-            runner.run(argv, deadline=_UNMOUNT_DEADLINE, resource=resource)
+            runner.run(argv, deadline=deadline, resource=resource)
         except CommandFailed as error:
             if not mounts_at(path):
                 return

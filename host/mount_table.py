@@ -54,6 +54,11 @@ def mounts_of(device_number: int) -> list[Mount]:
     return _read(lambda line: exact in line or b" - btrfs " in line, same)
 
 
+def all_mounts() -> list[Mount]:
+    """The whole table: for what neither a path nor a device number finds."""
+    return _read(lambda line: True, lambda mount: True)
+
+
 def canonical(path: str) -> str:
     """``path`` as the mount table spells it: symbolic links of its parents resolved, not its own.
 

@@ -24,15 +24,20 @@ from host.errors import HostError
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import Pools
 from node_agent import health
+from node_agent.arbiter_client import ArbiterClient
 from node_agent.config import NodeConfig
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
+from node_agent.eviction import Evictor
+from node_agent.holds import Holds
 from node_agent.inventory import Reporter
 from node_agent.jobs import Jobs
 from node_agent.labels import Kind
 from node_agent.limits import Limiter
 from node_agent.logical_volumes import LogicalVolumes
+from node_agent.notes import NoteBook
 from node_agent.pool_report import thin_usage
+from node_agent.replicas import Replicas
 from node_agent.snapshots import NodeSnapshots
 from node_agent.targets import Targets
 from node_agent.volumes import NodeVolumes
@@ -58,10 +63,36 @@ class NodeAgent:
         self._pools = {spec.name: self._pools_of(spec) for spec in config.pools}
         self.logical = LogicalVolumes(self._pools, lambda spec: thin_usage(self.mapper, spec))
         self.devices = Devices(runner, self.mapper, self.logical)
-        cuts = Cuts(self.logical, self.devices, runner, config.cgroup_root)
-        self.volumes = NodeVolumes(runner, self.logical, self.devices, cuts, self.locks, self._jobs)
-        self._snapshots = NodeSnapshots(self.volumes, self.logical, cuts, self.locks, self._jobs)
+        holds = Holds()
+        cuts = Cuts(self.logical, self.devices, runner, holds, config.cgroup_root)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
+        self._arbiter: ArbiterClient | None = None
+        self.replicas: Replicas | None = None
+        if config.arbiters:
+            self._arbiter = ArbiterClient(config.name, config.arbiters, config.tls_directory)
+            self.replicas = Replicas(
+                config.name,
+                runner,
+                self.mapper,
+                self.logical,
+                self.devices,
+                Evictor(
+                    runner,
+                    self.mapper,
+                    self.devices,
+                    self.targets,
+                    self.limiter,
+                    self.locks,
+                    config.cgroup_root,
+                ),
+                holds,
+                self._arbiter,
+                NoteBook(config.state_directory / "notes"),
+            )
+        self.volumes = NodeVolumes(
+            runner, self.logical, self.devices, cuts, self.locks, self._jobs, self.replicas
+        )
+        self._snapshots = NodeSnapshots(self.volumes, self.logical, cuts, self.locks, self._jobs)
         self.reporter = Reporter(config, self.logical, self.devices, self.targets, runner)
         self._watches = [self._watch(spec) for spec in config.pools]
         self._started = 0.0
@@ -73,6 +104,9 @@ class NodeAgent:
         for watch in self._watches:
             watch.start()
         self.limiter.start()
+        if self._arbiter is not None and self.replicas is not None:
+            self._arbiter.start()
+            self.replicas.start()
 
     @property
     def ready(self) -> bool:
@@ -90,6 +124,9 @@ class NodeAgent:
     def stop(self) -> None:
         """End the background work and LVM's processes. What is mounted stays."""
         self._jobs.cancel_all()
+        if self._arbiter is not None and self.replicas is not None:
+            self.replicas.stop()
+            self._arbiter.stop()
         self.limiter.stop()
         for watch in self._watches:
             watch.stop()

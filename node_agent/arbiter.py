@@ -7,7 +7,7 @@ the next assignment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,5 +53,12 @@ class Arbiter(Protocol):
         ...
 
     def tell(self, volume_id: str, statement: Statement) -> None:
-        """Hand on what this node sees; never waits, and only the newest of a volume counts."""
+        """Hand on what this node sees; never waits, and only the newest of a volume counts.
+
+        Telling the same once more costs nothing.
+        """
+        ...
+
+    def notify(self, changed: Callable[[], None]) -> None:
+        """Call that, which must not wait, whenever ``assignments`` has become another."""
         ...

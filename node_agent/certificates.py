@@ -1,9 +1,10 @@
 """The project's own certificate authority: made, used and renewed by ``xlss certs``.
 
 ECDSA P-256 throughout: ``node_agent/tls.py`` relies on it to keep TLS 1.2 out. A certificate names
-its holder in the subject alternative name, ``controller.xlss`` or ``<node>.node.xlss``, and serves
-one side only: the controller calls (client), the node answers (server), so that a key stolen from a
-node opens no other node.
+its holder in the subject alternative name, ``controller.xlss`` or ``<node>.node.xlss``. The name
+decides what the holder may do, not the side of the connection that it is on: the controller calls
+the agents, the nodes call the arbiter. A key stolen from a node opens no other node, since an agent
+serves ``controller.xlss`` only.
 
 A holder's directory has the files of a Kubernetes TLS secret: ``ca.crt``, ``tls.crt``, ``tls.key``.
 The authority's has ``ca.crt`` and ``ca.key``, and belongs on no node. Every file is replaced
@@ -89,11 +90,7 @@ def issue(authority: Path, directory: Path, identity: str, *, days: int = CERTIF
     authority_key = _load_key(authority / AUTHORITY_KEY_FILE)
     if authority_key.public_key() != authority_certificate.public_key():
         raise CertificateError(f"{authority}: key and certificate do not belong together")
-    usage = (
-        ExtendedKeyUsageOID.CLIENT_AUTH
-        if identity == CONTROLLER
-        else ExtendedKeyUsageOID.SERVER_AUTH
-    )
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     key = ec.generate_private_key(ec.SECP256R1())
     # The common name is for people and has room for 64 characters; what counts is the SAN.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity[:64])])
@@ -102,7 +99,7 @@ def issue(authority: Path, directory: Path, identity: str, *, days: int = CERTIF
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(identity)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
             critical=False,

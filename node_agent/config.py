@@ -6,6 +6,7 @@ what is wanted.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from host.lvm.pool_spec import PoolSpec, Share
 from node_agent.toml_table import (
     ConfigError,
     Table,
+    as_address,
     as_count,
     as_flag,
     as_log_level,
@@ -52,6 +54,9 @@ class NodeConfig:
     metrics_listen: str = "127.0.0.1:9812"  # host:port, "" = none
     run_directory: Path = Path("/run/xlss")  # on tmpfs: what is in it must not survive a reboot
     lvm_directory: Path = Path("/var/lib/xlss/lvm")  # private LVM configuration, archives, backups
+    state_directory: Path = Path("/var/lib/xlss/replication")  # what must outlast a reboot
+    arbiters: tuple[str, ...] = ()  # host:port of the controllers' arbiter_listen
+    replication_address: str = ""  # on the network that carries replication, "" = no replicas here
     cgroup_root: Path = Path("/sys/fs/cgroup")
     max_volumes: int = 0  # 0 = no limit
     advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
@@ -84,6 +89,9 @@ def _node(table: Table) -> NodeConfig:
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
         run_directory=table.take("run_directory", as_path, default.run_directory),
         lvm_directory=table.take("lvm_directory", as_path, default.lvm_directory),
+        state_directory=table.take("state_directory", as_path, default.state_directory),
+        arbiters=table.take("arbiters", _arbiters, default.arbiters),
+        replication_address=table.take("replication_address", _ip, default.replication_address),
         cgroup_root=table.take("cgroup_root", as_path, default.cgroup_root),
         max_volumes=table.take("max_volumes", as_count, default.max_volumes),
         advertise_health=table.take("advertise_health", as_flag, default.advertise_health),
@@ -91,6 +99,7 @@ def _node(table: Table) -> NodeConfig:
         log_level=table.take("log_level", as_log_level, default.log_level),
     )
     _check_pools(config.pools)
+    _check_replication(config)
     return config
 
 
@@ -129,6 +138,17 @@ def _check_pools(pools: Sequence[PoolSpec]) -> None:
                 raise ConfigError(f"pools: {value!r} twice as {key}")
 
 
+def _check_replication(config: NodeConfig) -> None:
+    if bool(config.arbiters) != bool(config.replication_address):
+        given, missing = "replication_address", "arbiters"
+        if config.arbiters:
+            given, missing = missing, given
+        raise ConfigError(
+            f"{missing} is missing: a node with {given} takes replicas, and needs both; one that "
+            "takes none has neither"
+        )
+
+
 def _topology(table: Table) -> Mapping[str, str]:
     segments = table.rest()
     for key, value in segments.items():
@@ -164,6 +184,24 @@ def _devices(value: Any) -> tuple[str, ...]:
     if not all(path.is_relative_to("/dev") for path in paths):
         raise ValueError("must be paths below /dev")
     return tuple(map(str, paths))
+
+
+def _arbiters(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('must be a list of host:port, such as ["10.0.0.1:9813"]')
+    addresses = tuple(map(as_address, value))
+    if len(set(addresses)) != len(addresses):
+        raise ValueError("names one twice")
+    return addresses
+
+
+def _ip(value: Any) -> str:
+    if value == "":
+        return ""
+    address = ipaddress.ip_address(as_text(value))  # raises ValueError
+    if address.is_unspecified or address.is_multicast or "%" in str(address):
+        raise ValueError("must be the address of one interface of this node")
+    return str(address)
 
 
 def _listen(value: Any) -> str:

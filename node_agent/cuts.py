@@ -17,6 +17,7 @@ from host.command import Runner
 from host.resume_guard import ResumeGuard
 from node_agent.devices import Devices
 from node_agent.entries import Entry
+from node_agent.holds import Holds
 from node_agent.labels import Label
 from node_agent.logical_volumes import LogicalVolumes
 
@@ -35,12 +36,18 @@ class Hold:
 
 class Cuts:
     def __init__(
-        self, volumes: LogicalVolumes, devices: Devices, runner: Runner, cgroup_root: Path
+        self,
+        volumes: LogicalVolumes,
+        devices: Devices,
+        runner: Runner,
+        holds: Holds,
+        cgroup_root: Path,
     ) -> None:
         """``cgroup_root``: where what has to outlive the agent's container is put."""
         self._volumes = volumes
         self._devices = devices
         self._runner = runner
+        self.holds = holds
         self._cgroup = cgroup_root if (cgroup_root / "cgroup.procs").exists() else None
 
     def cut(self, source: Entry, label: Label, *, read_only: bool = True) -> Entry:
@@ -70,11 +77,11 @@ class Cuts:
             yield hold
             hold.held = True
             return
-        guard.suspend()
+        self.holds.suspend([source.label.id for source in sources], guard)
         try:
             yield hold
         finally:
-            hold.held = guard.release()
+            hold.held = self.holds.release(guard)
 
     def guard(self, sources: Sequence[Entry], seconds: float) -> ResumeGuard | None:
         """What can hold them, their caches written out; None where none of them is in use."""

@@ -36,7 +36,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # The status travels in HTTP/2 headers, where a byte can become three ("%C3"). gRPC refuses headers
 # of more than 8 KiB, and does so at random up to 16 KiB.
 _MAX_ERROR_BYTES = 2000
-# Asked every few seconds by sidecars and the kubelet, and of no interest afterwards.
+# Called every few seconds by sidecars, the kubelet and agents, and of no interest afterwards.
 _QUIET = frozenset(
     {
         "Probe",
@@ -47,6 +47,7 @@ _QUIET = frozenset(
         "NodeGetCapabilities",
         "NodeGetVolumeStats",
         "GetCapacity",
+        "Tell",
     }
 )
 
@@ -283,7 +284,7 @@ class ObservedChannel:
 
     It stands in for ``grpc.intercept_channel``, which asks the channel for a handle at each call
     and with that crashes the process (grpcio 1.85) when the channel was closed in between.
-    Only calls without streams: the agent has no others.
+    Calls with streams are left to whoever makes them.
     """
 
     def __init__(
@@ -307,6 +308,10 @@ class ObservedChannel:
         """What a stub asks for each method; named and called as that of ``grpc.Channel``."""
         call = self._channel.unary_unary(method, *arguments, **options)
         return functools.partial(self._call, method.removeprefix("/"), call)
+
+    def unary_stream(self, method: str, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        """That of the channel: its errors are gRPC's own, and it has no deadline."""
+        return cast(Callable[..., Any], self._channel.unary_stream(method, *arguments, **options))
 
     def close(self) -> None:
         self._channel.close()

@@ -70,6 +70,7 @@ class Reporter:
             foreign=self._volumes.foreign(),
             stuck_commands=self._runner.stuck,
             version=VERSION,
+            replication_address=self._config.replication_address,
         )
 
     def pools(self) -> tuple[PoolReport, ...]:

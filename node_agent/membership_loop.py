@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from cluster.errors import ClusterError, Unavailable
+from cluster.errors import Busy, ClusterError, Unavailable
 from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
@@ -34,6 +35,7 @@ _ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.REPORT)
 _PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
+_TURN_SECONDS = 30.0
 
 
 class Side(Protocol):
@@ -76,12 +78,14 @@ class _Memory:
     assignment: Assignment
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
-    told: Statement | None = None
     decision: Decision | None = field(default=None)
 
 
 class MembershipLoop:
-    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens."""
+    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens.
+
+    New assignments are acted on at once, as the arbiter notifies of them.
+    """
 
     def __init__(
         self,
@@ -103,12 +107,14 @@ class MembershipLoop:
         self._due: dict[str, float] = {}  # volume -> time.monotonic()
         self._busy: set[str] = set()
         self._present: Mapping[str, Assignment] | None = None
+        self._woken = False
         self._stopped = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="membership")
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
     def start(self) -> None:
         """Begin. Once."""
+        self._arbiter.notify(self._wake)
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,6 +130,35 @@ class MembershipLoop:
             if volume_id in self._memory:
                 self._due[volume_id] = time.monotonic()
                 self._changed.notify_all()
+
+    def poke_all(self) -> None:
+        """Look at all of them now."""
+        with self._changed:
+            self._due.update(dict.fromkeys(self._memory, time.monotonic()))
+            self._changed.notify_all()
+
+    @contextmanager
+    def paused(self, volume_id: str) -> Iterator[None]:
+        """The volume is left alone in the block. Raises Busy where its turn does not end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: volume_id not in self._busy, _TURN_SECONDS):
+                raise Busy(f"volume {volume_id}: a step of its membership is under way")
+            self._busy.add(volume_id)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.discard(volume_id)
+                if (memory := self._memory.get(volume_id)) is not None:
+                    memory.yes = None  # its kernel's side may have been changed meanwhile
+                    self._due[volume_id] = time.monotonic()
+                self._changed.notify_all()
+
+    def assignment(self, volume_id: str) -> Assignment | None:
+        """The newest; None where there was none yet."""
+        with self._changed:
+            memory = self._memory.get(volume_id)
+            return None if memory is None else memory.assignment
 
     def decision(self, volume_id: str) -> Decision | None:
         """What was last decided; None where the volume was never assigned, or not yet looked at."""
@@ -155,8 +190,15 @@ class MembershipLoop:
 
     # Turns
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
+            with self._changed:
+                self._woken = False
             present = self._arbiter.assignments()
             with self._changed:
                 if self._stopped:
@@ -169,8 +211,8 @@ class MembershipLoop:
                         self._busy.add(volume_id)
                         self._pool.submit(self._turn, volume_id)
                 waiting = [due - now for one, due in self._due.items() if one not in self._busy]
-                # New assignments are looked for from time to time: asking for them costs nothing.
-                self._changed.wait(max(0.0, min([0.5, *waiting])))
+                if not self._woken:
+                    self._changed.wait(max(0.0, min([self._look_seconds, *waiting])))
 
     def _take(self, present: Mapping[str, Assignment] | None) -> None:
         """Under the lock. Those volumes whose assignment is new are due."""
@@ -244,10 +286,7 @@ class MembershipLoop:
         held = None
         if assignment is not None:
             held = memory.answered or assignment.held
-            statement = Statement(view, held.revision, notes.epoch)
-            if statement != memory.told:
-                self._arbiter.tell(volume_id, statement)
-                memory.told = statement
+            self._arbiter.tell(volume_id, Statement(view, held.revision, notes.epoch))
         known = memory.assignment
         return Situation(view, notes, held, memory.yes, known.peer, known.go_alone)
 

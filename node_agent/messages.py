@@ -2,7 +2,7 @@
 
 Both walk the message by its descriptor, so that a field that comes with a later version of a
 protocol is covered without anybody thinking of it. The fields that are secret say so themselves,
-by the ``csi_secret`` option of CSI.
+by the ``csi_secret`` option of CSI, or by protobuf's own ``debug_redact``.
 """
 
 from __future__ import annotations
@@ -123,9 +123,11 @@ def _is_secret(field: FieldDescriptor) -> bool:
 @functools.cache
 def _is_secret_name(full_name: str) -> bool:
     pool = descriptor_pool.Default()
+    options = pool.FindFieldByName(full_name).GetOptions()
+    if options.debug_redact:
+        return True
     try:
         option: Any = pool.FindExtensionByName(_SECRET_OPTION)
     except KeyError:
         return False  # the CSI protocol is not loaded: no message with that option exists
-    field = pool.FindFieldByName(full_name)
-    return bool(field.GetOptions().Extensions[option])
+    return bool(options.Extensions[option])

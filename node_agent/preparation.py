@@ -17,7 +17,7 @@ from host.errors import NotBlank, Refused
 from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.labels import State
-from node_agent.volumes import NodeVolumes, spec_of
+from node_agent.volumes import NodeVolumes, record_of, spec_of
 
 # Copies get a UUID that is the same at every attempt, as it may be half-written.
 _COPIES = uuid.UUID("5b1c3f0e-6c1e-4f5b-9d38-3f1f2a7f9a11")
@@ -70,8 +70,14 @@ class Preparation:
         device = self._devices.ensure_face(entry)
         if spec.access is AccessType.BLOCK and not spec.encrypted:
             return self._volumes.mark(entry, State.USED), device
-        if not anew:
+        # The state is that of this node: of a volume with replicas, what it carries tells whether
+        # another node has formatted it, also after this one was interrupted over that.
+        replicated = record_of(entry).replication is not None
+        if not anew or replicated:
             found = signature.probe(self._runner, device)
+            expected = encryption.SIGNATURE if spec.encrypted else spec.filesystem
+            if found is not None and found.kind == expected and replicated:
+                return self._used_elsewhere(entry, spec, device, key)
             if found is not None:
                 raise NotBlank(
                     f"volume {entry.label.id} was never formatted by this driver, but carries"
@@ -87,11 +93,29 @@ class Preparation:
                 device,
                 spec.filesystem,
                 spec.mkfs_options,
-                reads_zero=entry.thin and not spec.encrypted and not anew,
+                reads_zero=entry.thin and not spec.encrypted and not anew and not replicated,
                 # What an encrypted device shows before it is written is noise.
                 anew=anew or spec.encrypted,
             )
         return self._volumes.mark(entry, State.USED, unique=True), device
+
+    def _used_elsewhere(
+        self, entry: Entry, spec: VolumeSpec, device: str, key: bytes
+    ) -> tuple[Entry, str]:
+        """A replicated volume that was formatted on the other node: what it carries tells so."""
+        if spec.encrypted:
+            device = self._devices.open_crypt(entry, key)
+            if spec.access is AccessType.MOUNT and signature.probe(self._runner, device) is None:
+                # Interrupted between the two: nobody has had a file system in it yet.
+                filesystem.make(
+                    self._runner,
+                    device,
+                    spec.filesystem,
+                    spec.mkfs_options,
+                    reads_zero=False,
+                    anew=True,
+                )
+        return self._volumes.mark(entry, State.USED), device
 
     def _require_filesystem(self, device: str, kind: str) -> None:
         # Also the first touch of the device, by a child: a disk that hangs must not hold the agent.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from cluster.errors import Refused
 from host.boot import boot_id
@@ -12,14 +13,14 @@ from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import Missing
 from node_agent.arbiter import Assignment
-from node_agent.devices import face_name
+from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
 from replication.commands import Commands
 from replication.fencing import GRANTS, Verdict
 from replication.membership import Do
 from replication.model import Replica, Resource
 from replication.observed import Surroundings, view_of
-from replication.record import Generations, Users, View
+from replication.record import Generations, Role, Users, View
 
 _FLUSH_SECONDS = 60.0
 _FACE_SECONDS = 30.0
@@ -27,19 +28,53 @@ _FACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ReplicaDevices:
-    """Paths of what DRBD lies on: the inner linear device, and the metadata's logical volume."""
+    """Paths of what DRBD lies on: the inner linear device, and the metadata's logical volume.
+
+    ``size_bytes``: of the data. ``fresh``: DRBD has written no metadata there yet.
+    """
 
     data: str
     metadata: str
+    size_bytes: int
+    fresh: bool = False
+
+
+class Storage(Protocol):
+    """``replica_storage.py`` has it."""
+
+    def devices(self, volume_id: str) -> ReplicaDevices:
+        """What they are, from memory. Raises NotFound where this node has no replica."""
+        ...
+
+    def set_up(self, volume_id: str) -> ReplicaDevices:
+        """The same, active. Raises NotFound, and Unavailable while the volume is being filled."""
+        ...
+
+    def metadata_made(self, volume_id: str) -> None: ...
+
+
+class Eviction(Protocol):
+    """Whoever has a volume open here; ``frozen``: DRBD holds back its I/O."""
+
+    def users(self, volume_id: str, *, frozen: bool) -> Users: ...
+
+    def kill(self, volume_id: str, *, frozen: bool) -> None:
+        """End them, and take down what is mounted where it is not frozen."""
+        ...
+
+
+class Holds(Protocol):
+    """Faces that are held still for a moment, for a snapshot."""
+
+    def is_held(self, volume_id: str) -> bool: ...
+
+    def end_hold(self, volume_id: str) -> None:
+        """Let it go now: what was cut meanwhile is void."""
+        ...
 
 
 class ReplicaSide:
-    """``Side`` of membership_loop.py, over DRBD and device-mapper.
-
-    ``devices`` gives those of a volume, set up and active, and raises NotFound where this node has
-    no replica. ``kill_users`` ends all that has the volume open. ``users`` says whether anybody
-    has.
-    """
+    """``Side`` of membership_loop.py, over DRBD and device-mapper."""
 
     def __init__(
         self,
@@ -47,57 +82,65 @@ class ReplicaSide:
         runner: Runner,
         mapper: DeviceMapper,
         commands: Commands,
-        devices: Callable[[Assignment], ReplicaDevices],
-        users: Callable[[str], Users],
-        kill_users: Callable[[str], None],
+        storage: Storage,
+        devices: Devices,
+        eviction: Eviction,
+        holds: Holds,
         grants: Path = GRANTS,
     ) -> None:
         self._node = node
         self._runner = runner
         self._mapper = mapper
         self._commands = commands
+        self._storage = storage
         self._devices = devices
-        self._users = users
-        self._kill_users = kill_users
+        self._eviction = eviction
+        self._holds = holds
         self._grants = grants
         self._boot_id = boot_id()
 
     def view(self, assignment: Assignment) -> View:
         """The volume as the kernel has it now, from a fresh look."""
         volume_id = assignment.volume_id
+        status = self._commands.status(volume_id)
         face = self._mapper.find(face_name(volume_id))
         around = Surroundings(
             self._node,
             self._boot_id,
-            self._users(volume_id),
-            face_suspended=face is not None and face.suspended,
+            self._eviction.users(volume_id, frozen=status is not None and status.frozen),
+            face_suspended=face is not None
+            and face.suspended
+            and not self._holds.is_held(volume_id),
             grant=self._has_grant(volume_id),
         )
-        status = self._commands.status(volume_id)
         if status is None or not status.volumes:
             return view_of(None, Generations(), around)
         try:
             generations = self._commands.generations(self.resource(assignment))
         except Missing:
             generations = Generations()
-        return view_of(status, generations, around)
+        seen = view_of(status, generations, around)
+        if seen.role is Role.PRIMARY and self._face_elsewhere(assignment):
+            # Its users still write past DRBD: promoted is who has the face over its device.
+            return replace(seen, role=Role.SECONDARY)
+        return seen
 
     def flush(self, assignment: Assignment) -> None:
         """sync(1) of a device is fsync(2), which has the disk empty its cache."""
-        path = self._devices(assignment).data
+        path = self._storage.devices(assignment.volume_id).data
         self._runner.run(["sync", path], deadline=_FLUSH_SECONDS, resource=path)
 
     def carry_out(self, do: Do, assignment: Assignment) -> None:
         """Raises Refused for what is no step in the kernel."""
         steps: dict[Do, Callable[[Assignment], None]] = {
-            Do.ATTACH: lambda one: self._commands.attach(self.resource(one)),
+            Do.ATTACH: self._attach,
             Do.CONNECT: self._connect,
             Do.FORCE_DISCONNECT: self._disconnect,
             Do.RESUME_IO: lambda one: self._commands.resume_io(self.resource(one)),
             Do.WRITE_GRANT: self._grant,
             Do.REMOVE_GRANT: lambda one: fencing.revoke(one.volume_id, self._grants),
-            Do.PROMOTE: lambda one: self._commands.promote(self.resource(one)),
-            Do.PROMOTE_BY_FORCE: lambda one: self._commands.force_promote(self.resource(one)),
+            Do.PROMOTE: self._promote,
+            Do.PROMOTE_BY_FORCE: self._promote_by_force,
             Do.DEMOTE: lambda one: self._commands.demote(self.resource(one)),
             Do.SUSPEND_FACE: self._suspend_face,
             Do.RESUME_FACE: self._resume_face,
@@ -106,7 +149,7 @@ class ReplicaSide:
             Do.INVALIDATE: self._invalidate,
             Do.DETACH: lambda one: self._commands.detach(self.resource(one), force=True),
             Do.TAKE_DOWN: lambda one: self._commands.down(one.volume_id),
-            Do.KILL_USERS: lambda one: self._kill_users(one.volume_id),
+            Do.KILL_USERS: self._kill_users,
             Do.REPORT_REBOOT: lambda one: None,  # the decision, kept for status, is the report
         }
         step = steps.get(do)
@@ -116,7 +159,7 @@ class ReplicaSide:
 
     def resource(self, assignment: Assignment) -> Resource:
         """What DRBD is told. Of the peer only its address counts here."""
-        devices = self._devices(assignment)
+        devices = self._storage.devices(assignment.volume_id)
         replication = assignment.replication
         replicas = tuple(
             Replica(place.node, place.node_id, place.address, devices.data, devices.metadata)
@@ -126,7 +169,43 @@ class ReplicaSide:
             assignment.volume_id, replication.minor, replication.port, assignment.secret, replicas
         )
 
+    def _attach(self, assignment: Assignment) -> None:
+        """Also what is left to do of the making of the replica: DRBD's metadata."""
+        devices = self._storage.set_up(assignment.volume_id)
+        resource = self.resource(assignment)
+        if devices.fresh:
+            # Whatever is there was a former tenant's.
+            complete = self._node in assignment.replication.complete
+            generation = assignment.replication.generation if complete else ""
+            self._commands.create_metadata(
+                resource, anew=True, generation=generation, size_bytes=devices.size_bytes
+            )
+            self._storage.metadata_made(assignment.volume_id)
+        self._commands.attach(resource)
+
+    def _promote(self, assignment: Assignment) -> None:
+        resource = self.resource(assignment)
+        self._commands.promote(resource)
+        self._devices.exchange(assignment.volume_id, resource.device)
+
+    def _promote_by_force(self, assignment: Assignment) -> None:
+        resource = self.resource(assignment)
+        self._commands.force_promote(resource)
+        self._devices.exchange(assignment.volume_id, resource.device)
+
+    def _face_elsewhere(self, assignment: Assignment) -> bool:
+        """Whether the volume is used past DRBD: it was not replicated when it was staged."""
+        number = f"{DRBD_MAJOR}:{assignment.replication.minor}"
+        return self._devices.over(assignment.volume_id, number) is False
+
+    def _kill_users(self, assignment: Assignment) -> None:
+        status = self._commands.status(assignment.volume_id)
+        frozen = status is not None and status.frozen
+        self._eviction.kill(assignment.volume_id, frozen=frozen)
+
     def _connect(self, assignment: Assignment) -> None:
+        if self._face_elsewhere(assignment):
+            raise Refused("it is used past DRBD: what is written would not reach the other replica")
         resource = self.resource(assignment)
         for peer in resource.peers(self._node):
             self._commands.connect(resource, peer)
@@ -150,6 +229,7 @@ class ReplicaSide:
     def _invalidate(self, assignment: Assignment) -> None:
         resource = self.resource(assignment)
         self._commands.down(resource.name)
+        self._storage.set_up(assignment.volume_id)
         self._commands.create_metadata(resource, anew=True)
         self._commands.attach(resource)
 
@@ -157,6 +237,8 @@ class ReplicaSide:
         # Without freezing the file system: what that writes would not end, were the peer to be lost
         # as well. The module's own freeze then ends this by the deadline.
         name = face_name(assignment.volume_id)
+        # What holds it lets it go in the end: then the write would be acknowledged.
+        self._holds.end_hold(assignment.volume_id)
         self._mapper.suspend(name, deadline=_FACE_SECONDS, lockfs=False)
 
     def _resume_face(self, assignment: Assignment) -> None:

@@ -47,7 +47,7 @@ class Suspensions:
         try:
             guard = self._cuts.guard(entries, seconds)
             if guard is not None:
-                guard.suspend()
+                self._cuts.holds.suspend(ids, guard)
         except BaseException:
             self._locks.release(ids)
             raise
@@ -83,7 +83,8 @@ class Suspensions:
             return False
         with suspension.mutex:
             suspension.over = True
-            held = True if suspension.guard is None else suspension.guard.release()
+            guard = suspension.guard
+            held = True if guard is None else self._cuts.holds.release(guard)
             self._locks.release(suspension.volume_ids)
         return held
 

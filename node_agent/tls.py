@@ -1,5 +1,8 @@
 """Mutual TLS between the controller and the agents: who may call, and who is called.
 
+A certificate says who somebody is, and the name decides what they may do: on an agent's port only
+the controller is served, on the arbiter's each node for itself.
+
 TLS 1.3 only; how, is said in ``node_agent/__init__.py``, and proved with other implementations in
 ``tests/unit/test_certificates.py``.
 """
@@ -45,6 +48,12 @@ AGENT_SERVER_OPTIONS: tuple[Option, ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_SECONDS * 500),
     ("grpc.keepalive_permit_without_calls", 1),
+)
+ARBITER_SERVER_OPTIONS: tuple[Option, ...] = (
+    *AGENT_SERVER_OPTIONS,
+    # A stream to a node that lost its power keeps a thread until this finds out.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
 )
 AGENT_CHANNEL_OPTIONS: tuple[Option, ...] = (
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
@@ -177,13 +186,24 @@ def agent_channel(
     with which it was made: make a new one when ``version(directory)`` changes. Raises
     TlsFilesError.
     """
+    return _channel(address, node_identity(node), directory, options)
+
+
+def controller_channel(address: str, directory: Path) -> grpc.Channel:
+    """A channel to a controller's arbiter, with a node's certificate; else as ``agent_channel``."""
+    return _channel(address, CONTROLLER, directory, AGENT_CHANNEL_OPTIONS)
+
+
+def _channel(
+    address: str, identity: str, directory: Path, options: Sequence[Option]
+) -> grpc.Channel:
     files = load(directory)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=files.authority,
         private_key=files.key,
         certificate_chain=files.certificate,
     )
-    name: Option = ("grpc.ssl_target_name_override", node_identity(node))
+    name: Option = ("grpc.ssl_target_name_override", identity)
     return grpc.secure_channel(address, credentials, options=[*options, name])
 
 
@@ -195,13 +215,34 @@ def require_peer(*identities: str) -> Callable[[grpc.ServicerContext], None]:
     accepted = frozenset(identities)
 
     def check(context: grpc.ServicerContext) -> None:
-        properties = cast(Mapping[str, Sequence[bytes]], context.auth_context())
-        found = properties.get("x509_subject_alternative_name", ())
-        names = {name.decode(errors="replace") for name in found}
+        names = _names(context)
         if not names & accepted:
-            shown = ", ".join(sorted(names))[:256] or "nobody"
             raise PeerRefused(
-                f"this agent serves {', '.join(sorted(accepted))}; the certificate names {shown}"
+                f"this agent serves {', '.join(sorted(accepted))}; "
+                f"the certificate names {_shown(names)}"
             )
 
     return check
+
+
+def require_node(context: grpc.ServicerContext, node: str) -> None:
+    """Raises PeerRefused unless the caller's certificate is that of the node it speaks for.
+
+    Raises ValueError for what cannot be the name of a node.
+    """
+    names = _names(context)
+    if node_identity(node) not in names:
+        raise PeerRefused(
+            f"a node speaks for itself only: not for {node}; the certificate names {_shown(names)}"
+        )
+
+
+def _names(context: grpc.ServicerContext) -> frozenset[str]:
+    """Those in the caller's certificate."""
+    properties = cast(Mapping[str, Sequence[bytes]], context.auth_context())
+    found = properties.get("x509_subject_alternative_name", ())
+    return frozenset(name.decode(errors="replace") for name in found)
+
+
+def _shown(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))[:256] or "nobody"

@@ -41,6 +41,7 @@ from node_agent.entries import Entry
 from node_agent.jobs import Jobs, Report
 from node_agent.labels import Kind, Label, State
 from node_agent.logical_volumes import LogicalVolumes, rounded
+from node_agent.replicas import Replicas
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,10 @@ class NodeVolumes:
         cuts: Cuts,
         locks: Locks,
         jobs: Jobs,
+        replicas: Replicas | None,
     ) -> None:
+        """``replicas``: None where the node takes none."""
+        self._replicas = replicas
         self._runner = runner
         self._volumes = volumes
         self._devices = devices
@@ -77,6 +81,8 @@ class NodeVolumes:
                 entry = self._volumes.require(Kind.VOLUME, wanted.id)
             if volume_bytes(entry, wanted.spec) < wanted.size_bytes:
                 entry = self._grown(entry, wanted.spec, wanted.size_bytes, wanted.limit_bytes)
+            if wanted.replication is not None:
+                self.require_replicas().establish(entry)
             return entry
 
     def delete(self, volume_id: str) -> None:
@@ -91,6 +97,8 @@ class NodeVolumes:
             self._remove_scratch(volume_id)
             if entry is not None:
                 self._devices.take_down(volume_id)
+                if record_of(entry).replication is not None:
+                    self.require_replicas().remove(volume_id)
                 self._volumes.remove(entry)
 
     def expand(self, volume_id: str, size_bytes: int, limit_bytes: int) -> Entry:
@@ -103,8 +111,16 @@ class NodeVolumes:
             record = record_of(entry)
             if volume_bytes(entry, record.spec) < size_bytes:
                 entry = self._grown(entry, record.spec, size_bytes, limit_bytes)
+            if record.replication is not None:
+                self.require_replicas().grow(entry)
             self._devices.grow(entry)
             return entry
+
+    def require_replicas(self) -> Replicas:
+        """Raises Refused where this node takes none."""
+        if self._replicas is None:
+            raise Refused("this node takes no replicas: no replication_address is configured")
+        return self._replicas
 
     def set_limits(self, volume_id: str, limits: IoLimits) -> Entry:
         """Keep them in the record. Raises NotFound, Busy."""

@@ -144,6 +144,7 @@ def inventory_to_wire(inventory: Inventory) -> pb.Inventory:
         foreign=inventory.foreign,
         stuck_commands=inventory.stuck_commands,
         version=inventory.version,
+        replication_address=inventory.replication_address,
     )
 
 
@@ -158,6 +159,7 @@ def inventory_from_wire(inventory: pb.Inventory) -> Inventory:
         foreign=tuple(inventory.foreign),
         stuck_commands=inventory.stuck_commands,
         version=inventory.version,
+        replication_address=inventory.replication_address,
     )
 
 

@@ -38,6 +38,8 @@ _RULES: dict[Do, Callable[[Held, Statement], arbiter_rules.Answer]] = {
     Do.ASK_LEAVE: arbiter_rules.leave,
     Do.ASK_CONFIRM: arbiter_rules.confirm,
 }
+QUESTIONS = frozenset((*_RULES, Do.REPORT))
+"""All that an agent may ask."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +97,28 @@ class Arbiter:
     ) -> Answer:
         """Decide, and write what was decided; ``noted`` is for REPORT.
 
-        Raises NotFound (no such volume), Refused (no such question), Unavailable and Conflict:
-        then the outcome is unknown.
+        Raises NotFound (no such volume), Refused (no such question, or the volume does not concern
+        the node), Unavailable and Conflict: then the outcome is unknown.
         """
-        rule = _RULES.get(what)
-        if rule is None and what is not Do.REPORT:
+        if what not in QUESTIONS:
             raise Refused(f"{what} is no question to an arbiter")
+        rule = _RULES.get(what)
         self._hear(volume_id, statement)
         for _ in range(_ATTEMPTS):
             held = self._memberships.find(volume_id)
             if held is None:
                 raise NotFound(f"volume {volume_id} has no membership record")
+            self._require_concerned(volume_id, held.record, statement.view.node)
             if rule is None:
                 answer = arbiter_rules.report(held, statement.view.node, noted)
             elif reason := self._not_yet(volume_id, held):
                 return Answer(False, held, reason)
+            elif what is Do.ASK_CONNECTED:
+                with self._changed:
+                    known = self._known.get(volume_id)
+                    node = statement.view.node
+                    peer = self._peer(volume_id, known, node) if known is not None else None
+                answer = arbiter_rules.serve_connected(held, statement, peer)
             else:
                 answer = rule(held, statement)
             if answer.record == held.record:
@@ -154,14 +163,20 @@ class Arbiter:
         with self._changed:
             return frozenset(self._heard)
 
-    def with_members_among(self, nodes: Collection[str]) -> list[Replicated]:
-        """The volumes that have one of the nodes in their set."""
+    def unsettled(self, silent: Collection[str]) -> list[Replicated]:
+        """The volumes with a silent member, or published where there is no connection."""
+        nodes = frozenset(silent)
         with self._changed:
             return [
                 Replicated(volume_id, known.held.record, self._stated(volume_id, known))
                 for volume_id, known in self._known.items()
-                if not frozenset(nodes).isdisjoint(known.held.record.members)
+                if not nodes.isdisjoint(known.held.record.members)
+                or self._is_apart(volume_id, known.held.record)
             ]
+
+    def _is_apart(self, volume_id: str, record: Membership) -> bool:
+        stated = self._statements.get((volume_id, record.primary))
+        return len(record.members) > 1 and stated is not None and not stated.view.connected
 
     # What agents are told
 
@@ -201,22 +216,25 @@ class Arbiter:
         with self._changed:
             if self._subscriptions.get(subscription.node) is subscription:
                 del self._subscriptions[subscription.node]
+                self._changed.notify_all()
 
     def _assignment(self, volume_id: str, known: _Known, node: str) -> Assignment:
-        stated = self._stated(volume_id, known)
-        peer = next((stated[other] for other in sorted(stated) if other != node), None)
         return Assignment(
             volume_id,
             known.held,
             known.replication,
             self._secret(volume_id),
-            peer,
+            self._peer(volume_id, known, node),
             self._go_alone.get(volume_id) == (node, known.held.revision),
         )
 
     def _stated(self, volume_id: str, known: _Known) -> dict[str, Statement]:
         found = {node: self._statements.get((volume_id, node)) for node in known.nodes}
         return {node: statement for node, statement in found.items() if statement is not None}
+
+    def _peer(self, volume_id: str, known: _Known, node: str) -> Statement | None:
+        stated = self._stated(volume_id, known)
+        return next((stated[other] for other in sorted(stated) if other != node), None)
 
     def _hand_out(self, volume_id: str, nodes: Collection[str]) -> None:
         """Under the lock."""
@@ -237,6 +255,20 @@ class Arbiter:
             if self._statements.get((volume_id, node)) != statement:
                 self._statements[volume_id, node] = statement
                 self._hand_out(volume_id, known.nodes - {node})
+
+    def _require_concerned(self, volume_id: str, record: Membership, node: str) -> None:
+        """Raises Refused for a node that neither has nor had a replica, whatever it reports.
+
+        The record may be an older one than that by which the node has its replica; then the other
+        nodes' reports name it.
+        """
+        with self._changed:
+            known = self._known.get(volume_id)
+            nodes = set(record.replicas) | (known.nodes if known is not None else set())
+        for told in record.reports:
+            nodes.update(told.record.replicas if told.record is not None else ())
+        if node not in nodes:
+            raise Refused(f"{node} has no replica of volume {volume_id}")
 
     def _not_yet(self, volume_id: str, held: Held) -> str:
         """Why nothing is decided on this record now, or nothing (rule 17)."""
@@ -314,15 +346,14 @@ class Arbiter:
 
     def _learn(self, volume_id: str, held: Held | None, *, fresh: bool = False) -> None:
         """``fresh``: whatever was known, this is what the store holds."""
-        with self._changed:
-            known = self._known.get(volume_id)
-        replication = known.replication if known is not None else self._replication(volume_id)
+        # Afresh: a replica that was replaced is in the volume's record before it is in this one.
+        replication = self._replication(volume_id) if held is not None else None
         with self._changed:
             known = self._known.get(volume_id)
             if known is not None and held is not None:
                 # The watch brings what was written here a moment ago once more, and older ones.
                 older = held.revision < known.held.revision and not fresh
-                if older or held == known.held:
+                if older or (held, replication) == (known.held, known.replication):
                     return
             nodes = known.nodes if known is not None else frozenset()
             if held is None or replication is None:
@@ -341,7 +372,7 @@ class Arbiter:
 
 
 class Subscription:
-    """What one node is told. Use it as a context, from one thread."""
+    """What one node is told. Use it as a context, and read it from one thread."""
 
     def __init__(self, arbiter: Arbiter, node: str, due: Collection[str]) -> None:
         self.node = node
@@ -357,6 +388,10 @@ class Subscription:
         while (found := self._arbiter._wait(self, seconds)) is not None:
             yield found
 
+    def end(self) -> None:
+        """Its changes end at once. From any thread."""
+        self._arbiter._end(self)
+
     def __enter__(self) -> Subscription:
         return self
 
@@ -366,4 +401,4 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._arbiter._end(self)
+        self.end()

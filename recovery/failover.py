@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cluster.membership import Membership
-from replication.record import Statement
+from replication.record import Role, Statement
 
 SILENT_SECONDS = 3.0
 """A node that has said nothing for so long is silent: three of its heartbeats are missing."""
@@ -45,15 +45,26 @@ def isolated(silent: Collection[str], nodes: Collection[str]) -> str:
     return ""
 
 
-def judge(volume: Replicated, silent: Collection[str], nodes: Collection[str]) -> Verdict:
+def judge(
+    volume: Replicated, silent: Collection[str], nodes: Collection[str], *, apart: bool = False
+) -> Verdict:
     """Whether the volume's publisher may go on without the other member.
 
     Wanted for that: the other agent is silent, and the publisher's own agent, which is not, sees no
     connection between the replicas. A replication link that is alive proves a kernel that is.
+    ``apart``: the two have had no connection for a while. Then an agent that is not silent, and
+    has told that its node is no primary, need not be waited for either.
     """
     record, node = volume.record, volume.record.primary
-    lost = [member for member in record.others(node) if member in silent]
-    if not node or node not in record.members or not lost or record.quarantine:
+    if not node or node not in record.members or record.quarantine:
+        return Verdict()
+    others = record.others(node)
+    lost = [member for member in others if member in silent]
+    if not lost and others and apart and not_connected(volume):
+        told = [volume.statements.get(member) for member in others]
+        if all(one is not None and one.view.role is Role.SECONDARY for one in told):
+            return Verdict(node, f"{node} has no link to {', '.join(others)}, which is no primary")
+    if not lost:
         return Verdict()
     if node in silent:
         return Verdict("", f"{node} and {', '.join(lost)} are both silent")
@@ -66,3 +77,9 @@ def judge(volume: Replicated, silent: Collection[str], nodes: Collection[str]) -
     if reason := isolated(silent, nodes):
         return Verdict("", reason)
     return Verdict(node, f"{', '.join(lost)} is silent, and {node} has lost it as well")
+
+
+def not_connected(volume: Replicated) -> bool:
+    """Whether the publisher's agent has told that it sees no connection, and is no primary yet."""
+    stated = volume.statements.get(volume.record.primary)
+    return stated is not None and not stated.view.connected and stated.view.role is Role.SECONDARY

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection
 
 from recovery.arbiter import Arbiter
-from recovery.failover import judge
+from recovery.failover import SILENT_SECONDS, Replicated, judge, not_connected
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ class FailoverLoop:
         self._nodes = frozenset(nodes)
         self._interval_seconds = interval_seconds
         self._reasons: dict[str, str] = {}
+        self._apart_since: dict[str, float] = {}  # volume -> time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="failover", daemon=True)
 
@@ -38,11 +40,15 @@ class FailoverLoop:
         return self._reasons.get(volume_id, "")
 
     def look(self) -> None:
-        """One round. Costs nothing while all nodes speak."""
+        """One round."""
         silent = self._arbiter.silent()
+        unsettled = self._arbiter.unsettled(silent)
+        self._note_who_is_apart(unsettled)
+        horizon = time.monotonic() - SILENT_SECONDS
         reasons: dict[str, str] = {}
-        for volume in self._arbiter.with_members_among(silent) if silent else ():
-            verdict = judge(volume, silent, self._nodes)
+        for volume in unsettled:
+            apart = self._apart_since.get(volume.volume_id, horizon + 1) <= horizon
+            verdict = judge(volume, silent, self._nodes, apart=apart)
             if verdict.reason:
                 reasons[volume.volume_id] = verdict.reason
                 if self._reasons.get(volume.volume_id) != verdict.reason:
@@ -50,6 +56,11 @@ class FailoverLoop:
             if verdict.go_alone:
                 self._arbiter.let_go_alone(volume.volume_id, verdict.go_alone)
         self._reasons = reasons
+
+    def _note_who_is_apart(self, unsettled: Collection[Replicated]) -> None:
+        now, before = time.monotonic(), self._apart_since
+        apart = [volume.volume_id for volume in unsettled if not_connected(volume)]
+        self._apart_since = {volume_id: before.get(volume_id, now) for volume_id in apart}
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_seconds):

@@ -44,8 +44,13 @@ def serve_alone(held: Held, asked: Statement) -> Answer:
     return _change(record, f"{view.node} serves alone", **_served_by(record, view, (view.node,)))
 
 
-def serve_connected(held: Held, asked: Statement) -> Answer:
-    """A node asks to be primary while it is connected: the set stays as it is (rule 1)."""
+def serve_connected(held: Held, asked: Statement, peer: Statement | None = None) -> Answer:
+    """A node asks to be primary while it is connected: the set stays as it is (rule 1).
+
+    ``peer``: what the other replica's agent has stated. A member that no boot is known of has been
+    one since the volume was made; before its first primary nothing was acknowledged, so that the
+    boot in which it is then is one that has everything.
+    """
     record, view = held.record, asked.view
     refusal = _refusal(held, asked) or _may_not_serve(record, view)
     if not refusal and not view.connected:
@@ -56,7 +61,10 @@ def serve_connected(held: Held, asked: Statement) -> Answer:
         refusal = f"its disk is {view.disk}: wait for the resync"
     if refusal:
         return _refuse(record, refusal)
-    return _change(record, f"{view.node} serves", **_served_by(record, view, record.members))
+    if not record.active and not record.boots and peer is not None:
+        record = replace(record, boots=(Boot(peer.view.node, peer.view.boot_id),))
+    changes = _served_by(record, view, record.members)
+    return _change(record, f"{view.node} serves", **changes)
 
 
 def leave(held: Held, asked: Statement) -> Answer:

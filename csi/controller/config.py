@@ -28,6 +28,9 @@ class ControllerConfig:
     store: Path = Path("/var/lib/xlss/store.sqlite")
     tls_directory: Path = Path("/etc/xlss/tls")
     metrics_listen: str = "127.0.0.1:9811"  # host:port, "" = none
+    # host:port for the agents of replicated volumes, "" = no volume has replicas; wants
+    # replication.key in the tls_directory.
+    arbiter_listen: str = ""
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
     advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
@@ -47,6 +50,7 @@ def _parse(table: Table) -> ControllerConfig:
         store=table.take("store", as_path, default.store),
         tls_directory=table.take("tls_directory", as_path, default.tls_directory),
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
+        arbiter_listen=table.take("arbiter_listen", as_optional_address, default.arbiter_listen),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),
         advertise_health=table.take("advertise_health", as_flag, default.advertise_health),

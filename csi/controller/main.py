@@ -12,6 +12,7 @@ from cluster.reconcile import Reconciler
 from cluster.reconcile_loop import ReconcileLoop
 from cluster.snapshots import Snapshots
 from cluster.sqlite_store import SqliteStore
+from cluster.store import Store
 from cluster.volumes import Volumes
 from csi.controller.admin import AdminService
 from csi.controller.config import ControllerConfig
@@ -24,13 +25,19 @@ from csi.server import serve_controller
 from csi.stop_signal import StopSignal
 from node_agent.client import GrpcAgents
 from node_agent.metrics import Metrics, MetricsServer
+from node_agent.replication_key import ReplicationKey
 from node_agent.version import VERSION
+from recovery.arbiter import Arbiter
+from recovery.arbiter_service import ArbiterServer
+from recovery.failover_loop import FailoverLoop
 from replication import arbiter_rules
 
 _log = logging.getLogger(__name__)
 # Calls under way when SIGTERM comes get so long to end; what is cut off is taken up when it is
 # repeated. Kubernetes kills after 30 seconds.
 _GRACE_SECONDS = 10.0
+# An answer of the arbiter is one write to the store.
+_ARBITER_GRACE_SECONDS = 2.0
 
 
 def run_controller(config: ControllerConfig) -> int:
@@ -49,10 +56,13 @@ def run_controller(config: ControllerConfig) -> int:
 
 def _start(config: ControllerConfig, stack: ExitStack) -> None:
     """Start all parts; the stack ends them in the opposite order."""
+    key = ReplicationKey(config.tls_directory) if config.arbiter_listen else None
     metrics = Metrics("controller")
     config.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = ObservedStore(SqliteStore(config.store), metrics)
     stack.callback(store.close)
+    if key is not None:
+        _start_arbiter(config, store, key, metrics, stack)
     agents = GrpcAgents(
         config.nodes,
         config.tls_directory,
@@ -74,6 +84,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
             Volumes(store, agents, pools, locks, arbiter_rules),
             Snapshots(store, agents, locks),
             advertise_health=config.advertise_health,
+            replication=key is not None,
         ),
         GroupController(Groups(store, agents, locks)),
         others=[lambda server: admin_pb2_grpc.add_AdminServicer_to_server(admin, server)],
@@ -85,3 +96,27 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     # With their channels closed, calls to agents end at once, and with them all who wait for one.
     stack.callback(agents.close)
     stack.callback(server.stop, _GRACE_SECONDS)
+
+
+def _start_arbiter(
+    config: ControllerConfig,
+    store: Store,
+    key: ReplicationKey,
+    metrics: Metrics,
+    stack: ExitStack,
+) -> None:
+    """What the agents of replicated volumes call; it needs nothing but the store."""
+    arbiter = Arbiter(store, key.secret)
+    arbiter.start()
+    stack.callback(arbiter.stop)
+    failover = FailoverLoop(arbiter, config.nodes)
+    failover.start()
+    stack.callback(failover.stop)
+    server = ArbiterServer(
+        arbiter,
+        config.nodes,
+        config.arbiter_listen,
+        config.tls_directory,
+        observe=metrics.observe_served,
+    )
+    stack.callback(server.stop, _ARBITER_GRACE_SECONDS)

@@ -15,7 +15,7 @@ from csi.secrets import encryption_key
 from host import mount
 from node_agent.agent import NodeAgent
 from node_agent.preparation import Preparation
-from node_agent.volumes import spec_of
+from node_agent.volumes import record_of
 
 
 def require_fitting(volume_id: str, spec: VolumeSpec, capability: Capability) -> None:
@@ -36,14 +36,20 @@ class Stager:
     def stage(
         self, volume_id: str, path: str, capability: Capability, secrets: Mapping[str, str]
     ) -> None:
-        """Raises NotFound, Refused, InvalidArgument (no key), Busy, and host errors."""
+        """Raises NotFound, Refused, InvalidArgument (no key), Busy, and host errors.
+
+        Unavailable while a replicated volume is not served here: the text says why.
+        """
         agent = self._agent
         with agent.locks.hold(volume_id, purpose="its staging"):
             entry = agent.volumes.require_complete(volume_id)
-            spec = spec_of(entry)
+            record = record_of(entry)
+            spec = record.spec
             require_fitting(volume_id, spec, capability)
             require_parent(path)
             key = encryption_key(secrets) if spec.encrypted else b""
+            if record.replication is not None:
+                agent.volumes.require_replicas().require_primary(volume_id)
             entry, device = self._preparation.bring_up(entry, key)
             if spec.access is AccessType.MOUNT:
                 self._preparation.mount(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.errors import NotFound, OutOfRange, Refused
+from cluster.errors import NotFound, OutOfRange, Refused, Unavailable
 from cluster.model import AccessType
 from csi.node.places import volume_at
 from csi.rpc import csi_pb2 as pb
@@ -10,7 +10,7 @@ from host import block_device, filesystem, mount
 from node_agent.agent import NodeAgent
 from node_agent.inventory import mounts_by_volume
 from node_agent.labels import Kind
-from node_agent.volumes import spec_of, volume_bytes
+from node_agent.volumes import record_of, volume_bytes
 
 _BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
 
@@ -64,14 +64,22 @@ class Stats:
         with agent.locks.hold(volume_id, purpose="its expansion"):
             entry = agent.volumes.require_complete(volume_id)
             require_place(agent, volume_id, path)
-            spec = spec_of(entry)
+            record = record_of(entry)
+            spec = record.spec
             size = volume_bytes(entry, spec)
             if required_bytes > size:
                 raise OutOfRange(
                     f"volume {volume_id} has {size} bytes, not {required_bytes}:"
                     " ControllerExpandVolume comes first"
                 )
+            if record.replication is not None:
+                agent.volumes.require_replicas().require_primary(volume_id)
             agent.devices.grow(entry)
+            face = agent.devices.face(volume_id)
+            if face is not None and block_device.size_of_number(face.major_minor) < required_bytes:
+                raise Unavailable(
+                    f"volume {volume_id} has not grown on all of its replicas yet; repeat"
+                )
             if spec.access is AccessType.MOUNT:
                 self._grow_filesystem(volume_id, spec.filesystem)
             return size

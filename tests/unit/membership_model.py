@@ -460,7 +460,7 @@ def answer(world: World, position: int, heard: bool) -> World:
     held = world.held
     result = {
         Do.ASK_ALONE: lambda: arbiter_rules.serve_alone(held, asked),
-        Do.ASK_CONNECTED: lambda: arbiter_rules.serve_connected(held, asked),
+        Do.ASK_CONNECTED: lambda: arbiter_rules.serve_connected(held, asked, world.told[1 - index]),
         Do.ASK_LEAVE: lambda: arbiter_rules.leave(held, asked),
         Do.ASK_CONFIRM: lambda: arbiter_rules.confirm(held, asked),
         Do.REPORT: lambda: arbiter_rules.report(

@@ -242,10 +242,10 @@ def test_who_was_heard_and_is_silent_is_known(
     assert arbiter.heard() == {"a", "b"} and not arbiter.silent()
     monkeypatch.setattr("recovery.arbiter.SILENT_SECONDS", -1.0)
     assert arbiter.silent() == {"a", "b"}
-    (found,) = arbiter.with_members_among({"a"})
+    (found,) = arbiter.unsettled({"a"})
     assert (found.volume_id, found.record) == (VOLUME, BOTH)
     assert found.statements.keys() == {"b"}
-    assert arbiter.with_members_among({"c"}) == []
+    assert arbiter.unsettled({"c"}) == []
 
 
 def test_the_survivor_of_a_silent_node_is_let_go(

@@ -77,10 +77,10 @@ def test_the_controller_reaches_the_agent_that_it_means(directory: Path) -> None
 
 
 def test_a_node_cannot_act_as_the_controller(directory: Path) -> None:
-    """Its certificate serves servers only: the handshake fails."""
+    """Its certificate is good, and its name is not the one that an agent serves."""
     issue_node(directory / "authority", directory / "n2", "n2")
     with agent_with(directory / "n1") as port:
-        assert refused(port, directory / "n2") is grpc.StatusCode.UNAVAILABLE
+        assert refused(port, directory / "n2") is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_a_client_certificate_of_another_identity_is_refused_by_name(

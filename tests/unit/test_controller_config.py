@@ -14,6 +14,7 @@ csi_socket = "/run/x/controller.sock"
 store = "/var/lib/x/store.sqlite"
 tls_directory = "/etc/x/tls"
 metrics_listen = ""
+arbiter_listen = "[::]:9813"
 reconcile_seconds = 5
 call_seconds = 20
 advertise_health = true
@@ -38,6 +39,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         store=Path("/var/lib/x/store.sqlite"),
         tls_directory=Path("/etc/x/tls"),
         metrics_listen="",
+        arbiter_listen="[::]:9813",
         reconcile_seconds=5.0,
         call_seconds=20.0,
         advertise_health=True,

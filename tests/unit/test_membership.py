@@ -86,6 +86,20 @@ def test_who_may_not_serve_alone_is_told_why(
     assert answer.record == record
 
 
+def test_the_first_primary_takes_the_boot_of_its_peer_for_one_that_has_everything() -> None:
+    new = replace(BOTH, active="", boots=())
+    peer = states(view("b", boot_id="7"))
+
+    first = arbiter.serve_connected(held(new), states(view()), peer).record
+    later = arbiter.serve_connected(
+        held(replace(first, active="")), states(view()), states(view("b", boot_id="8"))
+    ).record
+
+    assert first.boots == (Boot("a", "1"), Boot("b", "7"))
+    assert later.boots == first.boots
+    assert not later.trusts("b", "8")
+
+
 def test_after_a_failover_only_the_new_primary_is_heard() -> None:
     record = arbiter.fail_over(BOTH, "b").record
 

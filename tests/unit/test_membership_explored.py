@@ -16,7 +16,7 @@ from cluster.membership import Held, Membership
 from replication import arbiter_rules, membership
 from replication.arbiter_rules import Answer
 from replication.membership import Action, Do, Situation
-from replication.record import Connection, Disk, Notes, Statement
+from replication.record import Connection, Disk, Notes, Role, Statement
 from tests.unit import membership_explorer as explorer
 from tests.unit import membership_model as model
 from tests.unit.membership_model import Budget, Kernel, World
@@ -69,7 +69,13 @@ def syncing(budget: Budget) -> World:
     return model.handshake(world)
 
 
-STARTS = [model.running, resynced, frozen, powerless, behind, syncing]
+def new(budget: Budget) -> World:
+    """Just made and published on ``a``: nobody was primary yet."""
+    world = model.running(budget, replace(model.both(), active="", boots=()))
+    return model.put(world, 0, role=Role.SECONDARY)
+
+
+STARTS = [model.running, resynced, frozen, powerless, behind, syncing, new]
 
 
 @pytest.mark.parametrize("start", STARTS)

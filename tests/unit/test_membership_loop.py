@@ -39,6 +39,7 @@ class RuledArbiter:
         self.assigned = {v: Assignment(v, held, replication, "s" * 32) for v in volumes}
         self.lost = False
         self.told: dict[str, Statement] = {}
+        self.changed: Callable[[], None] = lambda: None
 
     def assignments(self) -> Mapping[str, Assignment] | None:
         return None if self.lost else dict(self.assigned)
@@ -57,6 +58,9 @@ class RuledArbiter:
 
     def tell(self, volume_id: str, statement: Statement) -> None:
         self.told[volume_id] = statement
+
+    def notify(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
 
     def change(self, volume_id: str, **changes: object) -> None:
         self.assigned[volume_id] = replace(self.assigned[volume_id], **changes)  # type: ignore[arg-type]

@@ -12,6 +12,9 @@ from host.device_mapper import DeviceMapper
 from host.errors import HostError
 from host.linear_device import ensure_linear, resize_linear
 from node_agent.arbiter import Assignment
+from node_agent.devices import Devices
+from node_agent.holds import Holds
+from node_agent.logical_volumes import LogicalVolumes
 from node_agent.replica_side import ReplicaDevices, ReplicaSide
 from replication import fencing
 from replication.commands import Commands
@@ -22,6 +25,7 @@ from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream,
 from tests.lab.stories.serving import serve
 
 BACKING = "xlss-drbd-data"
+SIZE = 64 << 20
 
 
 def serve_side(node: str, path: str) -> None:
@@ -39,21 +43,38 @@ def serve_side(node: str, path: str) -> None:
 
 def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -> View:
     """One action of membership, by the class that the agent has; then what it sees."""
-    devices = ReplicaDevices(f"/dev/mapper/{BACKING}", "/dev/ubdc")
     runner = Runner()
-    side = ReplicaSide(
-        node,
-        runner,
-        DeviceMapper(runner),
-        commands,
-        lambda _: devices,
-        lambda _: Users.NONE,
-        lambda _: None,
-    )
+    mapper = DeviceMapper(runner)
+    # None of them is asked for a logical volume.
+    devices = Devices(runner, mapper, LogicalVolumes({}, lambda spec: None))
+    side = ReplicaSide(node, runner, mapper, commands, _Backing(), devices, _Nobody(), Holds())
     side.flush(assignment)
     if do is not None:
         side.carry_out(do, assignment)
     return side.view(assignment)
+
+
+class _Backing:
+    """``Storage`` of replica_side.py, of a replica that is made."""
+
+    def devices(self, volume_id: str) -> ReplicaDevices:
+        return ReplicaDevices(f"/dev/mapper/{BACKING}", "/dev/ubdc", SIZE)
+
+    def set_up(self, volume_id: str) -> ReplicaDevices:
+        return self.devices(volume_id)
+
+    def metadata_made(self, volume_id: str) -> None:
+        raise AssertionError("it was made before")
+
+
+class _Nobody:
+    """``Eviction`` where nobody has the volume open."""
+
+    def users(self, volume_id: str, *, frozen: bool) -> Users:
+        return Users.NONE
+
+    def kill(self, volume_id: str, *, frozen: bool) -> None:
+        raise AssertionError("there is nobody")
 
 
 def watch(kind: str, path: str) -> None:

@@ -1,0 +1,109 @@
+"""What DRBD lies on at this node: a linear device over the data, a small volume for its metadata.
+
+DRBD claims its disk for itself, so it gets a linear device of its own (``xlss-disk-<id>``) over
+the volume's logical volume. Its metadata has a thick logical volume of its own (``meta-<id>``),
+which is made after the data's and removed before it: there is never one without its volume.
+
+The tags of the metadata's logical volume say how far the two have come. ``filling``: DRBD has not
+written its metadata yet, and what is there is a former tenant's. Its record is the number of bytes
+of the data that DRBD may use: what the logical volume grew by since is not provably zero yet.
+Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cluster.errors import DataLoss, Unavailable
+from cluster.placement import metadata_bytes
+from host import block_worker
+from host.command import Runner
+from host.device_mapper import DeviceMapper
+from host.linear_device import ensure_linear, remove_if_present, resize_linear
+from node_agent.devices import disk_name
+from node_agent.entries import Entry
+from node_agent.labels import Kind, Label, State
+from node_agent.logical_volumes import LogicalVolumes
+from node_agent.replica_side import ReplicaDevices
+
+
+class ReplicaStorage:
+    """The caller holds the volume's lock, or keeps the membership loop from it.
+
+    Raises NotFound where this node has no replica, and the errors of ``LogicalVolumes``.
+    """
+
+    def __init__(self, runner: Runner, mapper: DeviceMapper, volumes: LogicalVolumes) -> None:
+        self._runner = runner
+        self._mapper = mapper
+        self._volumes = volumes
+
+    def establish(self, data: Entry) -> None:
+        """Make the metadata's logical volume beside a volume that is complete."""
+        volume_id = data.label.id
+        if self._volumes.find(Kind.METADATA, volume_id) is None:
+            label = Label(volume_id, Kind.METADATA, State.FILLING, record=str(data.size_bytes))
+            self._volumes.create_thick(data.pool.name, label, metadata_bytes(data.size_bytes))
+
+    def devices(self, volume_id: str) -> ReplicaDevices:
+        """What they are, as memory has it."""
+        metadata = self._volumes.require(Kind.METADATA, volume_id)
+        path = str(self._mapper.node(disk_name(volume_id)))
+        fresh = metadata.label.state is State.FILLING
+        return ReplicaDevices(path, metadata.path, usable_bytes(metadata), fresh=fresh)
+
+    def set_up(self, volume_id: str) -> ReplicaDevices:
+        """Both, active. Raises Unavailable while the volume is being filled or wiped."""
+        data = self._volumes.require(Kind.VOLUME, volume_id)
+        if data.label.state is State.FILLING:
+            raise Unavailable(f"volume {volume_id} is still being filled or wiped")
+        metadata = self._volumes.require(Kind.METADATA, volume_id)
+        self._volumes.ensure_active(data)
+        self._volumes.ensure_active(metadata)
+        size = usable_bytes(metadata)
+        ensure_linear(self._mapper, disk_name(volume_id), data.path, size)
+        return self.devices(volume_id)
+
+    def metadata_made(self, volume_id: str) -> None:
+        """DRBD has written its metadata: from now on it is kept."""
+        metadata = self._volumes.require(Kind.METADATA, volume_id)
+        if metadata.label.state is State.FILLING:
+            self._volumes.relabel(metadata, metadata.label.with_state(State.USED))
+
+    def grow(self, data: Entry, zeroed: Callable[[int], None]) -> int:
+        """Give DRBD's disk what the logical volume has grown to; returns its size.
+
+        What is new is zero on every replica, and so the same: of a thin pool it is, of a thick
+        volume it is made so. ``zeroed`` is told the progress.
+        """
+        volume_id = data.label.id
+        metadata = self._volumes.require(Kind.METADATA, volume_id)
+        begin = usable_bytes(metadata)
+        if begin < data.size_bytes:
+            metadata = self._volumes.extend(metadata, metadata_bytes(data.size_bytes))
+            if not data.thin:
+                self._volumes.ensure_active(data)
+                block_worker.zero(self._runner, data.path, zeroed, begin=begin)
+            label = replace(metadata.label, record=str(data.size_bytes))
+            metadata = self._volumes.relabel(metadata, label)
+        if self._mapper.find(disk_name(volume_id)) is not None:
+            resize_linear(self._mapper, disk_name(volume_id), usable_bytes(metadata))
+        return usable_bytes(metadata)
+
+    def remove(self, volume_id: str) -> None:
+        """What is there of both; DRBD has let go of them. Raises InUse otherwise."""
+        remove_if_present(self._mapper, disk_name(volume_id))
+        metadata = self._volumes.find(Kind.METADATA, volume_id)
+        if metadata is not None:
+            self._volumes.remove(metadata)
+
+
+def usable_bytes(metadata: Entry) -> int:
+    """How much of the data DRBD may use. Raises DataLoss when the tags are damaged."""
+    try:
+        return int(metadata.label.record)
+    except ValueError as error:
+        raise DataLoss(
+            f"{metadata.group}/{metadata.name}: its tags do not say how large the replica is"
+        ) from error

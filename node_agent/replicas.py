@@ -1,0 +1,171 @@
+"""This node's part in replicated volumes, put together: the arbiter, the loop, DRBD's events.
+
+``Replicas`` is what the rest of the agent uses. Nothing of it starts at boot by itself: a replica
+is attached once an arbiter has assigned it (docs/membership.md, rule 14).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+
+from cluster.errors import Unavailable
+from host.command import Runner
+from host.device_mapper import DeviceMapper
+from host.errors import HostError, Missing
+from node_agent.arbiter import Arbiter
+from node_agent.devices import Devices
+from node_agent.entries import Entry
+from node_agent.holds import Holds
+from node_agent.logical_volumes import LogicalVolumes
+from node_agent.membership_loop import Decision, MembershipLoop
+from node_agent.notes import NoteBook
+from node_agent.replica_side import Eviction, ReplicaSide
+from node_agent.replica_storage import ReplicaStorage
+from replication import fencing
+from replication.commands import Commands
+from replication.status import ConnectionState, Role
+from replication.watch import NetlinkObserver, Watcher
+
+_log = logging.getLogger(__name__)
+_LOADING_SECONDS = 30.0
+_EVENT_SECONDS = 1.0
+# A stage waits so long for the volume to be served here; kubelet repeats it.
+_SERVING_SECONDS = 20.0
+
+
+class Replicas:
+    """Thread safe. ``start`` once, ``stop`` at the end: what DRBD does goes on."""
+
+    def __init__(
+        self,
+        node: str,
+        runner: Runner,
+        mapper: DeviceMapper,
+        volumes: LogicalVolumes,
+        devices: Devices,
+        eviction: Eviction,
+        holds: Holds,
+        arbiter: Arbiter,
+        notes: NoteBook,
+    ) -> None:
+        self._runner = runner
+        self._observer = NetlinkObserver()
+        self._commands = Commands(runner, node, self._observer)
+        self._storage = ReplicaStorage(runner, mapper, volumes)
+        self._notes = notes
+        self._side = ReplicaSide(
+            node, runner, mapper, self._commands, self._storage, devices, eviction, holds
+        )
+        self._loop = MembershipLoop(arbiter, self._side, notes)
+        self._stopped = threading.Event()
+        self.trouble = "replication is being set up"
+
+    def start(self) -> None:
+        """Load and set up the module, then begin; returns at once."""
+        threading.Thread(target=self._run, name="replicas", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._loop.stop()
+
+    # What the agent asks
+
+    def establish(self, data: Entry) -> None:
+        """Make what a replica needs beside its data. Raises NoSpace."""
+        self._storage.establish(data)
+
+    def require_primary(self, volume_id: str) -> None:
+        """Wait until this node serves the volume. Raises Unavailable, which says why it does not.
+
+        A device that could not grow while nobody used the volume does so now.
+        """
+        self._loop.require_primary(volume_id, _SERVING_SECONDS)
+        status = self._commands.status(volume_id)
+        size = self._storage.devices(volume_id).size_bytes
+        if status is not None and (status.volumes[0].size_bytes or 0) < size:
+            with suppress(HostError, Unavailable):  # it is served as it is; NodeExpand insists
+                self._resize(volume_id, size)
+
+    def decision(self, volume_id: str) -> Decision | None:
+        """What was last decided about it here."""
+        return self._loop.decision(volume_id)
+
+    def grow(self, data: Entry) -> None:
+        """Let DRBD have what the logical volume has grown to; here the others have it already.
+
+        Where the volume is not used its device grows later. Raises Refused, Unavailable.
+        """
+        volume_id = data.label.id
+        with self._loop.paused(volume_id):
+            size = self._storage.grow(data, lambda done: None)
+        status = self._commands.status(volume_id)
+        if status is not None and status.role is Role.PRIMARY:
+            self._resize(volume_id, size)
+
+    def remove(self, volume_id: str) -> None:
+        """Take the replica down, and all but its data away. Nothing there is success.
+
+        Raises InUse while the device is open.
+        """
+        with self._loop.paused(volume_id):
+            with suppress(Missing):  # the module is not loaded: then there is no resource
+                self._commands.down(volume_id)
+            self._storage.remove(volume_id)
+            fencing.revoke(volume_id)
+            self._notes.remove(volume_id)
+
+    def _resize(self, volume_id: str, size_bytes: int) -> None:
+        assignment = self._loop.assignment(volume_id)
+        if assignment is None:
+            raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
+        resource = self._side.resource(assignment)
+        status = self._commands.status(volume_id)
+        connected = status is not None and status.connection().state is ConnectionState.CONNECTED
+        # Whoever asks for growth has let all other replicas grow before.
+        self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
+
+    # Following the kernel
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._set_up()
+                break
+            except (HostError, OSError) as error:
+                self._tell(str(error))
+                self._stopped.wait(_LOADING_SECONDS)
+        else:
+            return
+        self._tell("")
+        self._loop.start()
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+            except (HostError, OSError) as error:
+                _log.warning("DRBD's events cannot be followed: %s", error)
+                time.sleep(_EVENT_SECONDS)
+
+    def _set_up(self) -> None:
+        """The module, and its fence helper: without it a primary would not stay frozen (rule 8)."""
+        self._runner.run(["modprobe", "drbd"], deadline=_LOADING_SECONDS)
+        fencing.install()
+        fencing.configure()
+
+    def _follow(self) -> None:
+        stream = self._observer.events()
+        try:
+            watcher = Watcher(stream)
+            self._loop.poke_all()
+            while not self._stopped.is_set():
+                for name in watcher.changes(_EVENT_SECONDS).names:
+                    self._loop.poke(name)
+        finally:
+            stream.close()
+
+    def _tell(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            _log.error("this node takes no replicas: %s", trouble)
+        self.trouble = trouble
