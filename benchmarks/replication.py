@@ -20,6 +20,7 @@ from lab.errors import LabError
 from lab.lab import Lab
 from lab.node import MIB, Node
 from lab.records import Records
+from lab.replica_states import membership
 
 ONE, TWO = "n1", "n2"
 _GROUP = "vg0"
@@ -79,21 +80,13 @@ class Pair:
         _repeat(lambda: agent.unstage(volume.volume_id, staging))
         _repeat(lambda: self.controller.unpublish(volume.volume_id, name))
 
-    def until_in_sync(self, names: tuple[str, ...] = (ONE, TWO)) -> None:
-        """DRBD says so on both, and both are members. Raises LabError."""
+    def until_in_sync(self, volume: pb.Volume) -> None:
+        """Both are members. Raises LabError."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not all(self._in_sync(name) for name in names):
+        while len(members := membership(self.deployment, volume.volume_id).members) < 2:
             if time.monotonic() > deadline:
-                raise LabError(f"not in sync: {self.node(ONE).sh('cat /proc/drbd').text}")
+                raise LabError(f"only {members} is in sync after {_PATIENCE_SECONDS:g} s")
             time.sleep(0.2)
-
-    def _in_sync(self, name: str) -> bool:
-        lines = [
-            line for line in self.node(name).sh("cat /proc/drbd").text.splitlines() if "cs:" in line
-        ]
-        return bool(lines) and all(
-            "cs:Connected" in line and "ds:UpToDate/UpToDate" in line for line in lines
-        )
 
 
 @contextmanager
@@ -126,7 +119,7 @@ def device_rates(site: Pair, rounds: int, seconds: float) -> list[Figure]:
             site.node(where).run(
                 ["dd", "if=/dev/urandom", f"of={device}", "bs=1M", "oflag=direct"], check=False
             )
-        site.until_in_sync()
+        site.until_in_sync(ours)
         figures = []
         for pattern in PATTERNS:
             figures += _compare(site.node(where), pattern, devices, rounds, seconds)
@@ -165,7 +158,7 @@ def failover(site: Pair, runs: int) -> list[Figure]:
     volume = site.create("bench-failover", 64 * MIB, replicas="2")
     took: list[float] = []
     site.serve(volume, ONE)
-    site.until_in_sync()
+    site.until_in_sync(volume)
     for number in range(runs):
         old, new = (ONE, TWO) if number % 2 == 0 else (TWO, ONE)
         site.node(old).kill(silently=True)
@@ -175,8 +168,7 @@ def failover(site: Pair, runs: int) -> list[Figure]:
         _write(site.node(new), device)
         took.append(time.monotonic() - begun)
         site.deployment.reboot(old)
-        site.until_in_sync()
-        time.sleep(1.0)  # the set becomes both once both agents have stated that
+        site.until_in_sync(volume)
     site.withdraw(volume, new)
     site.controller.delete(volume.volume_id)
     basis = f"min {min(took):.2f}, max {max(took):.2f} s, {runs} runs"
@@ -196,7 +188,7 @@ def snapshot_pause(site: Pair, snapshots: int) -> list[Figure]:
     """The longest that a write waits around a snapshot, under a writer that never rests."""
     volume = site.create("bench-pause", 64 * MIB, replicas="2")
     device = site.serve(volume, ONE)
-    site.until_in_sync()
+    site.until_in_sync(volume)
     records = Records()
     writer = records.start(site.node(ONE), device)
     pauses: list[float] = []
