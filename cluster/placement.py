@@ -75,7 +75,8 @@ def place(
     """The nodes that can take the volume. The first ``replicas`` of them are in different domains.
 
     A failure domain is the value of the topology segment ``domain_key``. With fewer domains than
-    replicas no node is chosen.
+    replicas no node is chosen. The disks of all replicas have logical blocks of one size: a smaller
+    write would fail on those whose blocks are larger.
     """
     refused: list[str] = []
     ranked: list[tuple[int, int, bytes, NodeView]] = []
@@ -87,16 +88,36 @@ def place(
             tie = hashlib.sha256(f"{request.volume_id}/{node.name}".encode()).digest()
             ranked.append((_preference(request, node), -free, tie, node))
     ordered = [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
-    leading: dict[str, str] = {}  # the best node of each domain
-    for node in ordered:
-        leading.setdefault(_topology(node).get(domain_key, ""), node.name)
     replicas = request.spec.replicas
-    if 0 < len(leading) < replicas:
-        refused.append(f"{replicas} replicas need as many failure domains: {len(leading)} left")
+    first = _apart(request, ordered, domain_key)
+    if ordered and len(first) < replicas:
+        text = f"{replicas} replicas need as many failure domains: {len(first)} left"
+        if len({_pool(request, node).block_bytes for node in ordered}) > 1:
+            text += ", as their disks have logical blocks of different sizes"
+        refused.append(text)
         return Choice((), tuple(refused))
-    first = list(leading.values())[:replicas]
     others = [node.name for node in ordered if node.name not in first]
     return Choice((*first, *others), tuple(refused))
+
+
+def _apart(request: PlacementRequest, ordered: Sequence[NodeView], domain_key: str) -> list[str]:
+    """The best nodes in different domains, of one block size where there are several of them."""
+    replicas = request.spec.replicas
+    if replicas == 1:
+        return [node.name for node in ordered[:1]]
+    by_block: dict[int, dict[str, str]] = {}  # block size -> domain -> its best node
+    for node in ordered:
+        domain = _topology(node).get(domain_key, "")
+        block_bytes = _pool(request, node).block_bytes
+        by_block.setdefault(block_bytes, {}).setdefault(domain, node.name)
+    enough = [list(leading.values()) for leading in by_block.values() if len(leading) >= replicas]
+    most = max((list(leading.values()) for leading in by_block.values()), key=len, default=[])
+    return (enough[0] if enough else most)[:replicas]
+
+
+def _pool(request: PlacementRequest, node: NodeView) -> PoolReport:
+    """That of the request, which the node has."""
+    return next(pool for pool in node.pools if pool.name == request.spec.pool)
 
 
 def permits(request: PlacementRequest, node: NodeView) -> bool:

@@ -170,6 +170,19 @@ def test_replicas_go_to_different_failure_domains() -> None:
     assert place(twice, nodes[:2]).nodes == ("n1", "n2")
 
 
+def test_replicas_lie_on_disks_with_logical_blocks_of_one_size() -> None:
+    large, *small = (
+        with_pool(node("n1", 9 * GIB), block_bytes=4096),
+        with_pool(node("n2", 8 * GIB), block_bytes=512),
+        with_pool(node("n3", 7 * GIB), block_bytes=512),
+    )
+    twice = request(spec=replace(THICK, replicas=2))
+    assert place(twice, [large, *small]).nodes == ("n2", "n3", "n1")
+    assert place(request(), [large, *small]).nodes[0] == "n1"
+    (reason,) = place(twice, [large, small[0]]).refused
+    assert "1 left, as their disks have logical blocks of different sizes" in reason
+
+
 @pytest.mark.parametrize(
     ("layout", "disks", "largest"),
     [
