@@ -5,30 +5,21 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-import grpc
 
 from benchmarks.device_io import PATTERNS, SIZE, Pattern, rates
 from benchmarks.figures import Figure, Target, at_least, at_most, median_ratio
-from csi.rpc import csi_pb2 as pb
-from lab.csi_client import block
 from lab.deployment import Deployment, Pool
-from lab.errors import LabError
 from lab.lab import Lab
 from lab.node import MIB, Node
+from lab.orchestrator import Orchestrator
 from lab.records import Records
-from lab.replica_states import membership
 
 ONE, TWO = "n1", "n2"
 _GROUP = "vg0"
-_FOLDER = "/var/lib/kubelet"
-_PATIENCE_SECONDS = 120.0
 _FAILOVER_SECONDS = 6.0
 _HAND = "/dev/drbd1"
-_T = TypeVar("_T")
 # What a person writes who follows the manual, with the settings that ours has.
 _BY_HAND = """resource hand {{
   disk {{ on-io-error detach; fencing resource-and-stonith; c-max-rate 102400k; }}
@@ -48,49 +39,8 @@ _HOST = """  on {name} {{
   }}"""
 
 
-class Pair:
-    """Two nodes with a controller, and one orchestrator that calls CSI."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self.deployment = deployment
-        self.controller = deployment.controller()
-
-    def node(self, name: str) -> Node:
-        return self.deployment.nodes[name]
-
-    def create(self, name: str, size: int, **parameters: str) -> pb.Volume:
-        return _repeat(
-            lambda: self.controller.create(name, size, capability=block(), parameters=parameters)
-        )
-
-    def serve(self, volume: pb.Volume, name: str) -> str:
-        """Publish, stage and publish it there; returns the path of its device."""
-        staging, target = f"{_FOLDER}/s-{volume.volume_id}", f"{_FOLDER}/p-{volume.volume_id}"
-        self.node(name).run(["mkdir", "-p", _FOLDER])
-        agent = self.deployment.node(name)
-        _repeat(lambda: self.controller.publish(volume.volume_id, name, block()))
-        _repeat(lambda: agent.stage(volume, staging, block()))
-        _repeat(lambda: agent.publish(volume, staging, target, block()))
-        return target
-
-    def withdraw(self, volume: pb.Volume, name: str) -> None:
-        agent = self.deployment.node(name)
-        staging, target = f"{_FOLDER}/s-{volume.volume_id}", f"{_FOLDER}/p-{volume.volume_id}"
-        _repeat(lambda: agent.unpublish(volume.volume_id, target))
-        _repeat(lambda: agent.unstage(volume.volume_id, staging))
-        _repeat(lambda: self.controller.unpublish(volume.volume_id, name))
-
-    def until_in_sync(self, volume: pb.Volume) -> None:
-        """Both are members. Raises LabError."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while len(members := membership(self.deployment, volume.volume_id).members) < 2:
-            if time.monotonic() > deadline:
-                raise LabError(f"only {members} is in sync after {_PATIENCE_SECONDS:g} s")
-            time.sleep(0.2)
-
-
 @contextmanager
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[Orchestrator]:
     """Build it, and take it down again."""
     with Lab() as lab:
         nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30,), memory=512 * MIB, udev=True)
@@ -100,12 +50,12 @@ def pair() -> Iterator[Pair]:
         )
         try:
             deployment.start()
-            yield Pair(deployment)
+            yield Orchestrator(deployment)
         finally:
             deployment.close()
 
 
-def device_rates(site: Pair, rounds: int, seconds: float) -> list[Figure]:
+def device_rates(site: Orchestrator, rounds: int, seconds: float) -> list[Figure]:
     """Ours against the same resource by hand, the raw logical volume, and a face without DRBD."""
     parameters = {"pool": "default", "provision": "thick"}
     ours = site.create("bench-two", SIZE, **parameters, replicas="2")
@@ -120,15 +70,15 @@ def device_rates(site: Pair, rounds: int, seconds: float) -> list[Figure]:
                 ["dd", "if=/dev/urandom", f"of={device}", "bs=1M", "oflag=direct"], check=False
             )
         site.until_in_sync(ours)
-        figures = []
+        figures: list[Figure] = []
         for pattern in PATTERNS:
             figures += _compare(site.node(where), pattern, devices, rounds, seconds)
-        return figures
+        return sorted(figures, key=lambda figure: figure.group)
     finally:
         _remove_by_hand(site)
         for volume in (ours, single):
             site.withdraw(volume, where)
-            site.controller.delete(volume.volume_id)
+            site.delete(volume)
 
 
 def _compare(
@@ -153,7 +103,7 @@ def _ratio(
     return Figure(group, pattern.name, median_ratio(ours, theirs), "", target, basis)
 
 
-def failover(site: Pair, runs: int) -> list[Figure]:
+def failover(site: Orchestrator, runs: int) -> list[Figure]:
     """From the SIGKILL of the primary's node to the first write acknowledged on the survivor."""
     volume = site.create("bench-failover", 64 * MIB, replicas="2")
     took: list[float] = []
@@ -163,14 +113,13 @@ def failover(site: Pair, runs: int) -> list[Figure]:
         old, new = (ONE, TWO) if number % 2 == 0 else (TWO, ONE)
         site.node(old).kill(silently=True)
         begun = time.monotonic()
-        _repeat(lambda old=old: site.controller.unpublish(volume.volume_id, old))  # type: ignore[misc]
-        device = site.serve(volume, new)
+        device = site.fail_over(volume, old, new)
         _write(site.node(new), device)
         took.append(time.monotonic() - begun)
         site.deployment.reboot(old)
         site.until_in_sync(volume)
     site.withdraw(volume, new)
-    site.controller.delete(volume.volume_id)
+    site.delete(volume)
     basis = f"min {min(took):.2f}, max {max(took):.2f} s, {runs} runs"
     return [
         Figure(
@@ -184,7 +133,7 @@ def failover(site: Pair, runs: int) -> list[Figure]:
     ]
 
 
-def snapshot_pause(site: Pair, snapshots: int) -> list[Figure]:
+def snapshot_pause(site: Orchestrator, snapshots: int) -> list[Figure]:
     """The longest that a write waits around a snapshot, under a writer that never rests."""
     volume = site.create("bench-pause", 64 * MIB, replicas="2")
     device = site.serve(volume, ONE)
@@ -201,7 +150,7 @@ def snapshot_pause(site: Pair, snapshots: int) -> list[Figure]:
         site.controller.delete_snapshot(cut.snapshot_id)
     writer.stop()
     site.withdraw(volume, ONE)
-    site.controller.delete(volume.volume_id)
+    site.delete(volume)
     basis = f"max {max(pauses) * 1000:.0f} ms, {snapshots} snapshots"
     return [
         Figure(
@@ -225,7 +174,7 @@ def _write(node: Node, device: str) -> None:
     node.run(["dd", "if=/dev/zero", f"of={device}", "bs=4096", "count=1", "oflag=direct,sync"])
 
 
-def _make_by_hand(site: Pair, primary: str) -> None:
+def _make_by_hand(site: Orchestrator, primary: str) -> None:
     nodes = site.deployment.nodes.values()
     hosts = "\n".join(_HOST.format(name=node.name, address=node.address) for node in nodes)
     config = _BY_HAND.format(secret="0123456789abcdef", hosts=hosts)
@@ -239,21 +188,9 @@ def _make_by_hand(site: Pair, primary: str) -> None:
     site.node(primary).sh("drbdadm -c /etc/hand.res primary --force hand")
 
 
-def _remove_by_hand(site: Pair) -> None:
+def _remove_by_hand(site: Orchestrator) -> None:
     for node in site.deployment.nodes.values():
         node.sh(
             f"drbdadm -c /etc/hand.res down hand; lvremove -fy {_GROUP}/hand {_GROUP}/hand-meta",
             check=False,
         )
-
-
-def _repeat(call: Callable[[], _T]) -> _T:
-    """As the sidecars and kubelet do."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return call()
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
