@@ -121,7 +121,7 @@ class ReplicaSide:
         if status is None or not status.volumes:
             return view_of(None, Generations(), around)
         try:
-            generations = self._commands.generations(self.resource(assignment))
+            generations = self._commands.generations(self.resource(assignment), status)
         except Missing:
             generations = Generations()
         seen = view_of(status, generations, around)
