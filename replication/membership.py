@@ -174,9 +174,17 @@ def _as_primary(now: Situation) -> Action:
         return Action(Do.REMOVE_GRANT, "promoted: the grant has served")
     if view.face_suspended:
         return Action(Do.RESUME_FACE, "the failed replica is out of the set")
+    if _is_ahead(now):
+        return Action(Do.ASK_CONFIRM, "a new data generation has begun")
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
     return Action(Do.WAIT, "serving" if now.peer_in_set else "serving; the peer has to resync")
+
+
+def _is_ahead(now: Situation) -> bool:
+    """Whether the only member carries a later generation than the record names."""
+    current = now.view.generations.current
+    return not now.peer_in_set and now.view.disk in WHOLE and current != now.record.generation
 
 
 def _note_failure(now: Situation) -> Action:
@@ -317,6 +325,8 @@ def _in_the_set(now: Situation) -> Action:
         return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
     if not now.peer_in_set and record.active not in ("", view.node) and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
+    if _is_ahead(now) and record.primary != view.node:
+        return Action(Do.ASK_CONFIRM, "a new data generation has begun")
     if record.primary == view.node:
         return _promote(now)
     if view.connection is Connection.STANDALONE:
