@@ -68,14 +68,28 @@ class PoolWatch:
         idle = time.monotonic() - self._looked < _LOOK_SECONDS
         if self._is_open and idle and not self._is_filling_up():
             return
-        self._pools.tend()
-        self._volumes.look(self._spec.name)
+        self._pools.open_due()
+        self._look()
         self._looked = time.monotonic()
         if not self._is_open:
             self._is_open = True
             for problem in self._volumes.activate_all(self._spec.name):
                 _log.error("pool %s: %s", self._spec.name, problem)
             self._opened()
+
+    def _look(self) -> None:
+        """Look, do what has to be done, and look again only if something was. Raises Unavailable.
+
+        A look takes LVM two reports of the whole group.
+        """
+        name = self._spec.name
+        try:
+            self._volumes.look(name)
+        finally:
+            status = self._volumes.status(name)
+            changed = status is not None and self._pools.tend(status)
+        if changed:
+            self._volumes.look(name)
 
     def _is_filling_up(self) -> bool:
         usage = self._volumes.usage(self._spec)

@@ -404,10 +404,10 @@ p.lvm.create_thick("vg0", "v1", 8 * MIB)
 fd = os.open("/dev/vg0/v1", os.O_RDWR | os.O_DSYNC)
 os.pwrite(fd, b"x" * 4096, 0)
 os.close(fd)
-p.tend()
+p.tend(p.status("default"))
 p.lvm.remove("vg0", "v1")
-p.tend()
-p.tend()
+p.tend(p.status("default"))
+p.tend(p.status("default"))
 archives = sorted(Path("/run/kept/archive").iterdir())
 assert len(archives) == 2, archives
 environment = {**os.environ, "LVM_SYSTEM_DIR": "/run/xlss/lvm/vg0", "DM_DISABLE_UDEV": "1"}
