@@ -56,7 +56,9 @@ class PoolWatch:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._turn()
+                if self._turn():
+                    self.first_turn.set()
+                    self._pools.archive()
             except (HostError, Unavailable) as error:
                 _log.warning("pool %s: %s", self._spec.name, error)
             except Exception:
@@ -64,10 +66,11 @@ class PoolWatch:
             self.first_turn.set()
             self._stop.wait(self._seconds)
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Whether it was time for more than asking the kernel."""
         idle = time.monotonic() - self._looked < _LOOK_SECONDS
         if self._is_open and idle and not self._is_filling_up():
-            return
+            return False
         self._pools.open_due()
         self._look()
         self._looked = time.monotonic()
@@ -76,6 +79,7 @@ class PoolWatch:
             for problem in self._volumes.activate_all(self._spec.name):
                 _log.error("pool %s: %s", self._spec.name, problem)
             self._opened()
+        return True
 
     def _look(self) -> None:
         """Look, do what has to be done, and look again only if something was. Raises Unavailable.

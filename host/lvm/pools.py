@@ -104,7 +104,7 @@ class Pools:
                     self._try_open(spec)
 
     def tend(self, status: PoolStatus) -> bool:
-        """After a look at a pool: find lost disks, grow, archive. Logs instead of raising.
+        """After a look at a pool: find lost disks, grow. Logs instead of raising.
 
         Returns whether something was done that a look would show.
         """
@@ -118,8 +118,11 @@ class Pools:
         except HostError as error:
             log.error("pool %s: %s", name, error)
             done = True
-        self._archive.write_due()
         return done
+
+    def archive(self) -> None:
+        """Keep the metadata of the groups that were opened or changed. Logs instead of raising."""
+        self._archive.write_due()
 
     def status(self, name: str) -> PoolStatus:
         """The pool as it is now. ``Missing`` for a name that is not in the configuration."""
