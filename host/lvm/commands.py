@@ -71,7 +71,7 @@ class Lvm:
         self._lock = threading.Lock()
 
     def add(self, group: Group) -> None:
-        """Work on this group as well. It counts as changed: an earlier agent may have been killed."""
+        """Work on this group as well. It counts as changed: the last agent may have been killed."""
         name = group.directory.group
         with self._lock:
             self._groups = {**self._groups, name: group}
