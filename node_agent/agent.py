@@ -24,7 +24,6 @@ from host.errors import HostError
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import Pools
 from node_agent import health
-from node_agent.arbiter_client import ArbiterClient
 from node_agent.config import NodeConfig
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
@@ -66,10 +65,8 @@ class NodeAgent:
         holds = Holds()
         cuts = Cuts(self.logical, self.devices, runner, holds, config.cgroup_root)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
-        self._arbiter: ArbiterClient | None = None
         self.replicas: Replicas | None = None
         if config.arbiters:
-            self._arbiter = ArbiterClient(config.name, config.arbiters, config.tls_directory)
             self.replicas = Replicas(
                 config.name,
                 runner,
@@ -86,7 +83,6 @@ class NodeAgent:
                     config.cgroup_root,
                 ),
                 holds,
-                self._arbiter,
                 NoteBook(config.state_directory / "notes"),
                 resync_bytes_per_second=config.resync_bytes_per_second,
             )
@@ -105,9 +101,6 @@ class NodeAgent:
         for watch in self._watches:
             watch.start()
         self.limiter.start()
-        if self._arbiter is not None and self.replicas is not None:
-            self._arbiter.start()
-            self.replicas.start()
 
     @property
     def ready(self) -> bool:
@@ -125,9 +118,8 @@ class NodeAgent:
     def stop(self) -> None:
         """End the background work and LVM's processes. What is mounted stays."""
         self._jobs.cancel_all()
-        if self._arbiter is not None and self.replicas is not None:
+        if self.replicas is not None:
             self.replicas.stop()
-            self._arbiter.stop()
         self.limiter.stop()
         for watch in self._watches:
             watch.stop()

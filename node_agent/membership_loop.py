@@ -89,7 +89,6 @@ class MembershipLoop:
 
     def __init__(
         self,
-        arbiter: Arbiter,
         side: Side,
         notes: NoteBook,
         *,
@@ -97,7 +96,6 @@ class MembershipLoop:
         retry_seconds: float = 2.0,
         look_seconds: float = 5.0,
     ) -> None:
-        self._arbiter = arbiter
         self._side = side
         self._notes = notes
         self._retry_seconds = retry_seconds
@@ -112,9 +110,10 @@ class MembershipLoop:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="membership")
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
-    def start(self) -> None:
+    def start(self, arbiter: Arbiter) -> None:
         """Begin. Once."""
-        self._arbiter.notify(self._wake)
+        self._arbiter = arbiter
+        arbiter.notify(self._wake)
         self._thread.start()
 
     def stop(self) -> None:

@@ -48,7 +48,6 @@ class Replicas:
         devices: Devices,
         eviction: Eviction,
         holds: Holds,
-        arbiter: Arbiter,
         notes: NoteBook,
         *,
         resync_bytes_per_second: int,
@@ -69,13 +68,13 @@ class Replicas:
             holds,
             resync_bytes_per_second=resync_bytes_per_second,
         )
-        self._loop = MembershipLoop(arbiter, self._side, notes)
+        self._loop = MembershipLoop(self._side, notes)
         self._stopped = threading.Event()
         self.trouble = "replication is being set up"
 
-    def start(self) -> None:
+    def start(self, arbiter: Arbiter) -> None:
         """Load and set up the module, then begin; returns at once."""
-        threading.Thread(target=self._run, name="replicas", daemon=True).start()
+        threading.Thread(target=self._run, args=(arbiter,), name="replicas", daemon=True).start()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -139,7 +138,7 @@ class Replicas:
 
     # Following the kernel
 
-    def _run(self) -> None:
+    def _run(self, arbiter: Arbiter) -> None:
         while not self._stopped.is_set():
             try:
                 self._set_up()
@@ -150,7 +149,7 @@ class Replicas:
         else:
             return
         self._tell("")
-        self._loop.start()
+        self._loop.start(arbiter)
         while not self._stopped.is_set():
             try:
                 self._follow()

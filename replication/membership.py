@@ -323,12 +323,16 @@ def _in_the_set(now: Situation) -> Action:
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
         return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
-    if not now.peer_in_set and record.active not in ("", view.node) and view.disk in WHOLE:
+    left_over = not now.peer_in_set and record.active not in ("", view.node)
+    if left_over and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
-    if _is_ahead(now) and record.primary != view.node:
+    return _promote(now) if record.primary == view.node else _unpublished(now)
+
+
+def _unpublished(now: Situation) -> Action:
+    view = now.view
+    if _is_ahead(now):
         return Action(Do.ASK_CONFIRM, "a new data generation has begun")
-    if record.primary == view.node:
-        return _promote(now)
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
     if view.grant:

@@ -63,8 +63,16 @@ def _serve(config: NodeConfig, agent: NodeAgent, metrics: Metrics, stack: ExitSt
     from csi.identity import Identity
     from csi.node.service import NodeService
     from csi.server import serve_node
+    from node_agent.arbiter_client import ArbiterClient
     from node_agent.server import AgentServer
 
+    if agent.replicas is not None:
+        arbiter = ArbiterClient(
+            config.name, config.arbiters, config.tls_directory, observe=metrics.observe_made
+        )
+        arbiter.start()
+        stack.callback(arbiter.stop)
+        agent.replicas.start(arbiter)
     if config.listen:
         server = AgentServer(agent, config, observe=metrics.observe_served)
         stack.callback(server.stop, _GRACE_SECONDS)
