@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lab.node import Node
 
 AGENT_PORT = 9810
+ARBITER_PORT = 9820
 NODE_SOCKET = "/run/xlss/csi.sock"
 NODE_STATE = "/var/lib/xlss"
 SERVING_SECONDS = 90.0
@@ -68,11 +69,12 @@ class Deployment:
         topology: Mapping[str, Mapping[str, str]] | None = None,
         controller: Mapping[str, object] | None = None,
         agent: Mapping[str, object] | None = None,
+        replication: bool = False,
         name: str = "xlss",
     ) -> None:
         """`controller` and `agent` are further keys of the two configurations.
 
-        `name` keeps several in one lab apart.
+        `replication`: volumes of two replicas can be had. `name` keeps several in one lab apart.
         """
         self.lab = lab
         self.nodes = {node.name: node for node in nodes}
@@ -88,6 +90,7 @@ class Deployment:
         self._pools = tuple(pools)
         self._topology = topology or {}
         self._agent_settings = agent or {}
+        self._arbiter = f"{lab.host_address}:{ARBITER_PORT}" if replication else ""
         # How `xlss` is started: tests put a program that injects faults in front.
         self.controller_entry = self.agent_entry = _XLSS
         self.folder.mkdir(parents=True)
@@ -226,6 +229,7 @@ class Deployment:
             "csi_socket": NODE_SOCKET,
             "lvm_directory": f"{NODE_STATE}/lvm",
             "watch_seconds": 1.0,
+            **self._replica_settings(name),
             **self._agent_settings,
         }
         return (
@@ -234,12 +238,25 @@ class Deployment:
             + (f"[topology]\n{topology}" if topology else "")
         )
 
+    def _replica_settings(self, name: str) -> dict[str, object]:
+        if not self._arbiter:
+            return {}
+        # What a node has to keep over a loss of power: its own files are in memory.
+        state = self.folder / "state" / name
+        state.mkdir(parents=True, exist_ok=True)
+        return {
+            "arbiters": [self._arbiter],
+            "replication_address": self.nodes[name].address,
+            "state_directory": str(state),
+        }
+
     def _controller_toml(self, settings: Mapping[str, object]) -> str:
         values = {
             "csi_socket": str(self.socket),
             "store": str(self.store),
             "tls_directory": str(self.tls / "controller"),
             "metrics_listen": "127.0.0.1:9811",
+            **({"arbiter_listen": self._arbiter} if self._arbiter else {}),
             **settings,
         }
         nodes = "".join(

@@ -2,7 +2,8 @@
 
 `make_node(...)` and `make_nodes(count, ...)` take the options of `lab.lab.Lab.add_node`; their
 nodes live as long as the test. `make_module_node(...)` and `make_module_nodes(...)` make nodes
-that the tests of one module share: each test has to leave them as it found them.
+that the tests of one module share: each test has to leave them as it found them. `service` is a
+replicated volume on such nodes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lab.deployment import Pool
 from lab.lab import Lab
+from lab.node import MIB
+from tests.lab.replicated import Group, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,3 +68,24 @@ def make_module_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
 @pytest.fixture(scope="module")
 def make_module_node(make_module_nodes: Callable[..., list[Node]]) -> Callable[..., Node]:
     return lambda **options: make_module_nodes(1, **options)[0]
+
+
+@pytest.fixture(scope="module")
+def group(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Group]:
+    """Three nodes for replicated volumes; a module may choose POOLS and DISKS."""
+    pools = getattr(request.module, "POOLS", (Pool(),))
+    disks = getattr(request.module, "DISKS", (512 * MIB,))
+    group = Group(lab, pools, disks)
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def service(
+    group: Group, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Iterator[Service]:
+    """A replicated volume that is in sync; as a parameter, options of `Service`."""
+    with group.service(**getattr(request, "param", {})) as service:
+        yield service
+        silence = service.records.longest_silence()
+        record_property("longest silence between two acknowledgements, seconds", round(silence, 2))

@@ -1,0 +1,75 @@
+"""How a replicated volume is, read from outside of the driver: /proc/drbd and the store's file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cluster.identifiers import key_of_id
+from cluster.membership import Membership
+from cluster.model import Volume, from_object
+
+if TYPE_CHECKING:
+    from lab.deployment import Deployment
+    from lab.node import Node
+
+
+class DrbdState(NamedTuple):
+    """One line of /proc/drbd (DRBD 8.4, drbd_proc.c), in the kernel's words."""
+
+    connection: str
+    role: str
+    peer_role: str
+    disk: str
+    peer_disk: str
+    flags: str
+
+    @property
+    def frozen(self) -> bool:
+        return self.flags.startswith("s")
+
+    @property
+    def in_sync(self) -> bool:
+        return (self.connection, self.disk, self.peer_disk) == ("Connected", "UpToDate", "UpToDate")
+
+
+def drbd_state(node: Node, minor: int) -> DrbdState | None:
+    """None where the kernel has no such device."""
+    text = node.sh("cat /proc/drbd 2>/dev/null || true").text
+    # Behind the disks is the protocol's letter, or a second space.
+    line = rf"^ *{minor}: cs:(\S+) ro:(\S+)/(\S+) ds:(\S+)/(\S+) . (\S+)"
+    found = re.search(line, text, re.MULTILINE)
+    return DrbdState(*found.groups()) if found else None
+
+
+def stored_volume(cluster: Deployment, volume_id: str) -> Volume:
+    return from_object(Volume, _stored(cluster.store, "volume", key_of_id(volume_id)))
+
+
+def membership(cluster: Deployment, volume_id: str) -> Membership:
+    return from_object(Membership, _stored(cluster.store, "membership", volume_id))
+
+
+def _stored(store: Path, kind: str, key: str) -> dict[str, Any]:
+    """A record, from a copy: the controller lets nobody else open the database."""
+    while True:
+        before = store.stat()
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / store.name
+            for suffix in ("", "-wal"):
+                if (source := Path(f"{store}{suffix}")).exists():
+                    shutil.copy(source, f"{copy}{suffix}")
+            after = store.stat()
+            if (before.st_mtime_ns, before.st_ino) != (after.st_mtime_ns, after.st_ino):
+                continue  # a checkpoint in between
+            with closing(sqlite3.connect(copy)) as connection:
+                query = "SELECT value FROM record WHERE kind = ? AND key = ?"
+                (value,) = connection.execute(query, (kind, key)).fetchone()
+        record: dict[str, Any] = json.loads(value)
+        return record

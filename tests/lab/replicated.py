@@ -1,0 +1,362 @@
+"""A stateful service on a volume of two replicas, and the orchestrator that runs it.
+
+    writer = service.start(ONE)
+    service.power_off(ONE)
+    service.fail_over(TWO).wait_for(50)
+    service.power_on(ONE)
+    service.until_in_sync()
+    service.check()
+
+The orchestrator knows CSI only: it repeats each call until it succeeds, as kubelet and the sidecars
+do. The service writes numbered records (`lab.records`); `check` judges them on both replicas.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from lab.csi_client import block, mount
+from lab.deployment import Deployment, Pool
+from lab.errors import LabError
+from lab.node import MIB
+from lab.records import Records, differing, hashes
+from tests.lab.replica_states import drbd_state, membership, stored_volume
+
+if TYPE_CHECKING:
+    from cluster.membership import Membership
+    from lab.lab import Lab
+    from lab.node import Node
+    from lab.records import Writer
+    from tests.lab.replica_states import DrbdState
+
+ONE, TWO, OTHER = "n1", "n2", "n3"
+SIZE = 64 * MIB
+RECORDS = 16 * MIB
+NODE = "csi.xlss.io/node"
+KUBELET = "/var/lib/kubelet"
+# Deadlines of the tests' patience, in seconds: nothing is measured by them.
+SERVING = 90.0
+SYNCING = 120.0
+# Slow enough that a ring holds what is written in a while, and the machine has room for the rest.
+INTERVAL = 0.005
+
+
+class Group:
+    """Three nodes that the tests of a file share; `service` gives them back as they were."""
+
+    def __init__(self, lab: Lab, pools: tuple[Pool, ...], disks: tuple[int, ...]) -> None:
+        self._lab = lab
+        self._pools = pools
+        self._disks = disks
+        self._nodes: list[Node] = []
+        self._generation = 0
+        self.cluster = self._build()
+
+    def _build(self) -> Deployment:
+        self._nodes = self._lab.add_nodes((ONE, TWO, OTHER), disks=self._disks, memory=384 * MIB)
+        for node in self._nodes:
+            for pool in self._pools:
+                for device in pool.devices:
+                    if "/faulty-" in device:
+                        node.faulty_disk(f"/dev/{device.rpartition('-')[2]}")
+        self._generation += 1
+        name = f"replicated-{self._generation}"
+        cluster = Deployment(self._lab, self._nodes, pools=self._pools, replication=True, name=name)
+        cluster.start()
+        return cluster
+
+    @contextmanager
+    def service(self, **options: Any) -> Iterator[Service]:
+        """Afterwards everything runs, and nothing is left of it; new nodes where that fails."""
+        try:
+            service = Service(self.cluster, **options)
+            yield service
+            self._heal(service)
+        except BaseException:
+            self.close()
+            self.cluster = self._build()
+            raise
+
+    def _heal(self, service: Service) -> None:
+        cluster = self.cluster
+        self._lab.heal()
+        if cluster.controller_ended():
+            cluster.start_controller()
+        for name, node in cluster.nodes.items():
+            if not node.running:
+                cluster.reboot(name)
+            elif not cluster.agent(name).alive:
+                cluster.start_agent(name)
+        service.delete()
+        for node in cluster.nodes.values():
+            left = node.sh("grep cs: /proc/drbd | grep -v Unconfigured || true; dmsetup ls").text
+            assert "cs:" not in left, left
+            assert "xlss-" not in left, left
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.kill()
+        self.cluster.close()
+        for node in self._nodes:
+            self._lab.remove_node(node)
+
+
+class Service:
+    """One replicated volume on ONE and TWO, and a writer on it where it runs."""
+
+    def __init__(
+        self, cluster: Deployment, *, filesystem: str = "", dsync: bool = False, pool: str = ""
+    ) -> None:
+        """`filesystem` "" is the raw device. `dsync`: the writer's O_DSYNC instead of fsync."""
+        self.cluster = cluster
+        self.dsync = dsync
+        self.capability = mount(filesystem) if filesystem else block()
+        self._file = "/records" if filesystem else ""
+        self.records = Records(size=RECORDS)
+        self.writer: Writer | None = None
+        self.volume = cluster.controller().create(
+            "data",
+            SIZE,
+            capability=self.capability,
+            parameters={"replicas": "2", **({"pool": pool} if pool else {})},
+            nodes=[{NODE: ONE}, {NODE: TWO}],
+        )
+        self.id = self.volume.volume_id
+        replication = stored_volume(cluster, self.id).replication
+        assert replication is not None
+        self.minor = replication.minor
+        self.until_in_sync()
+
+    def node(self, name: str) -> Node:
+        return self.cluster.nodes[name]
+
+    # What the orchestrator does
+
+    @property
+    def device(self) -> str:
+        """Path of what the service writes to: the device, or a file in the file system."""
+        return f"{KUBELET}/pod-{self.id}{self._file}"
+
+    def start(self, node: str, seconds: float = SERVING) -> Writer:
+        """Publish, stage, publish, and run the service there."""
+        self.serve(node, seconds)
+        self.writer = self.records.start(
+            self.node(node), self.device, interval=INTERVAL, dsync=self.dsync
+        )
+        return self.writer
+
+    def serve(self, node: str, seconds: float = SERVING) -> None:
+        """`start` without the service."""
+        staging = f"{KUBELET}/staging-{self.id}"
+        self.node(node).run(["mkdir", "-p", KUBELET, *([staging] if self._file else [])])
+        agent = self.cluster.node(node)
+        steps = (
+            lambda: self.cluster.controller().publish(self.id, node, self.capability),
+            lambda: agent.stage(self.volume, staging, self.capability),
+            lambda: agent.publish(
+                self.volume, staging, f"{KUBELET}/pod-{self.id}", self.capability
+            ),
+        )
+        deadline = time.monotonic() + seconds
+        for step in steps:
+            self._repeat(f"serve it on {node}", step, deadline)
+
+    def fail_over(self, node: str, seconds: float = SERVING) -> Writer:
+        """The other node is taken for dead: from now on the service runs here."""
+        self.give_up(node, seconds)
+        return self.start(node, seconds)
+
+    def give_up(self, node: str, seconds: float = SERVING) -> None:
+        """Unpublish from all nodes but this one, without a word to them; publish here."""
+        deadline = time.monotonic() + seconds
+        for other in {ONE, TWO} - {node}:
+            self._unpublish(other, deadline)
+        controller = self.cluster.controller()
+        self._repeat(
+            f"publish it on {node}",
+            lambda: controller.publish(self.id, node, self.capability),
+            deadline,
+        )
+
+    def move(self, node: str, seconds: float = SERVING) -> None:
+        """An orderly move to this node, without the service."""
+        deadline = time.monotonic() + seconds
+        self.stop()
+        for other in {ONE, TWO} - {node}:
+            self._withdraw(other, deadline)
+            self._unpublish(other, deadline)
+        self.serve(node, seconds)
+
+    def refused(self, node: str, words: str, seconds: float = SERVING) -> None:
+        """It cannot be served there, and the error says so: a pattern for its text."""
+        deadline = time.monotonic() + seconds
+        said = ""
+        while not re.search(words, said):
+            assert time.monotonic() < deadline, (
+                f"{said!r} says nothing of {words!r}: {self.state()}"
+            )
+            try:
+                self.give_up(node, 1.0)
+                self.serve(node, 1.0)
+            except AssertionError as error:
+                said = str(error.args[0])
+            else:
+                raise AssertionError(f"{node} serves: {self.state()}")
+
+    def stop(self) -> None:
+        """The service ends, wherever it runs or hangs."""
+        if self.writer is not None and self.writer.ending is None:
+            self.writer.stop()
+        self.writer = None
+
+    def delete(self) -> None:
+        for writer in self.records.writers:
+            if writer.ending is None:
+                writer.kill()
+        deadline = time.monotonic() + SYNCING
+        for name in (ONE, TWO):
+            self._withdraw(name, deadline)
+            self._unpublish(name, deadline)
+        controller = self.cluster.controller()
+        self._repeat("delete it", lambda: controller.delete(self.id), deadline)
+
+    def _withdraw(self, name: str, deadline: float) -> None:
+        """What kubelet does where a pod is gone; also after a reboot, and again."""
+        agent = self.cluster.node(name)
+        staging, target = f"{KUBELET}/staging-{self.id}", f"{KUBELET}/pod-{self.id}"
+        self._repeat(f"unpublish it in {name}", lambda: agent.unpublish(self.id, target), deadline)
+        self._repeat(f"unstage it in {name}", lambda: agent.unstage(self.id, staging), deadline)
+
+    def _unpublish(self, name: str, deadline: float) -> None:
+        controller = self.cluster.controller()
+        self._repeat(
+            f"unpublish it from {name}", lambda: controller.unpublish(self.id, name), deadline
+        )
+
+    def _repeat(self, what: str, call: Callable[[], object], deadline: float) -> None:
+        while True:
+            try:
+                call()
+            except grpc.RpcError as error:
+                said = f"cannot {what}: {error.code().name} {error.details()}"
+            else:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(said, self.state())
+            time.sleep(0.1)
+
+    # Faults
+
+    def power_off(self, name: str) -> None:
+        self.node(name).kill(silently=True)
+
+    def power_on(self, name: str) -> None:
+        self.cluster.reboot(name)
+
+    def cut_link(self) -> None:
+        """Between the replicas only: both still reach the arbiter."""
+        self.node(ONE).cut_from(self.node(TWO))
+
+    def join_link(self) -> None:
+        self.node(ONE).join_with(self.node(TWO))
+
+    def pause_agent(self, name: str) -> None:
+        self.node(name).pause_process(self.cluster.agent(name).pid)
+
+    def resume_agent(self, name: str) -> None:
+        self.node(name).resume_process(self.cluster.agent(name).pid)
+
+    def restart_agent(self, name: str) -> None:
+        self.cluster.stop_agent(name, signal.SIGKILL)
+        self.cluster.start_agent(name)
+
+    # What is seen
+
+    @property
+    def record(self) -> Membership:
+        return membership(self.cluster, self.id)
+
+    def drbd(self, name: str) -> DrbdState | None:
+        node = self.node(name)
+        return drbd_state(node, self.minor) if node.running else None
+
+    def until(self, what: str, right: Callable[[], object], seconds: float = SYNCING) -> None:
+        deadline = time.monotonic() + seconds
+        while not right():
+            assert time.monotonic() < deadline, f"not {what} in {seconds} s: {self.state()}"
+            time.sleep(0.02)
+
+    def until_in_sync(self) -> None:
+        def in_sync() -> bool:
+            states = [self.drbd(name) for name in (ONE, TWO)]
+            record = self.record
+            return (
+                all(state is not None and state.in_sync for state in states)
+                and record.members == (ONE, TWO)
+                and not record.quarantine
+            )
+
+        self.until("in sync", in_sync)
+
+    def until_frozen(self, name: str) -> None:
+        """The kernel holds writes back, and the writer there gets no acknowledgement."""
+
+        def frozen() -> bool:
+            state = self.drbd(name)
+            return state is not None and state.frozen
+
+        self.until(f"frozen on {name}", frozen)
+
+    def until_alone(self, name: str) -> None:
+        """The arbiter has taken the other node out of the set."""
+        self.until(f"the only member is {name}", lambda: self.record.members == (name,))
+
+    def holds_still(self, writer: Writer, seconds: float = 2.0) -> None:
+        last = writer.last
+        time.sleep(seconds)
+        assert writer.last == last, self.state()
+
+    def holds_on(self, writer: Writer, seconds: float = 6.0) -> None:
+        """It goes on for as long as it takes to notice that somebody is silent, and act on it."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            writer.wait_for(10)
+
+    def state(self) -> str:
+        """What tells why something does not go on."""
+        lines = [f"record: {self.record}"]
+        for name in (ONE, TWO):
+            lines.append(f"{name}: {self.drbd(name)}")
+            with suppress(LabError, KeyError):
+                log = self.cluster.agent(name).log(timeout=5.0).splitlines()
+                lines += [f"    {line}" for line in log if self.id in line][-6:]
+        return "\n".join(lines)
+
+    # Judging
+
+    def at_most_one_acknowledges(self) -> None:
+        """Each writer found all that those before it had acknowledged by then, or did later."""
+        for before, after in pairwise(self.records.writers):
+            assert before.last <= after.found, f"{before.node} went on: {self.state()}"
+
+    def check(self) -> None:
+        """Nothing is lost on either replica, both are equal, and one at a time acknowledged."""
+        self.stop()
+        self.at_most_one_acknowledges()
+        contents = []
+        for name in (TWO, ONE):
+            self.move(name)
+            verdict = self.records.check(self.node(name), self.device)
+            assert verdict.ok, (name, verdict, self.state())
+            if not self._file:
+                contents.append(hashes(self.node(name), self.device))
+        if contents:
+            assert differing(*contents) == [], self.state()

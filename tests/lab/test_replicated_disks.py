@@ -1,0 +1,122 @@
+"""A disk under one replica fails, hangs or is full: the service goes on through the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.deployment import Pool
+from lab.node import MIB
+from tests.lab.replicated import ONE, TWO
+
+if TYPE_CHECKING:
+    from tests.lab.replicated import Service
+
+pytestmark = pytest.mark.lab
+
+DISK = "/dev/ubdb"
+DISKS = (512 * MIB, 512 * MIB)
+SMALL = {"thin_size": "128MiB", "grow_at": 1.0, "overcommit": 10.0}
+POOLS = (
+    Pool(devices=("/dev/mapper/faulty-ubdb",)),
+    Pool("small", "vg1", ("/dev/ubdc",), settings=SMALL),
+)
+
+
+@pytest.mark.parametrize("fault", ["fail", "fail_writes"])
+def test_the_disk_under_the_primary_returns_errors(service: Service, fault: str) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    getattr(service.node(ONE).faulty_disk(DISK), fault)()
+    service.until_alone(TWO)
+    writer.wait_for(50)
+    service.node(ONE).faulty_disk(DISK).recover()
+    writer.wait_for(20)
+    service.move(TWO)
+    service.start(TWO).wait_for(20)
+    service.until_in_sync()
+    service.check()
+
+
+def test_the_disk_under_the_primary_fails_and_its_node_dies(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    service.node(ONE).faulty_disk(DISK).fail()
+    service.until_alone(TWO)
+    writer.wait_for(50)
+    service.power_off(ONE)
+    service.fail_over(TWO).wait_for(50)
+    service.power_on(ONE)
+    service.until_in_sync()
+    service.check()
+
+
+@pytest.mark.parametrize("fault", ["fail", "fail_writes"])
+def test_the_disk_under_the_secondary_returns_errors(service: Service, fault: str) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    getattr(service.node(TWO).faulty_disk(DISK), fault)()
+    service.until_alone(ONE)
+    writer.wait_for(50)
+    service.node(TWO).faulty_disk(DISK).recover()
+    service.until_in_sync()
+    service.check()
+
+
+def test_the_disk_under_the_secondary_hangs(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    service.node(TWO).faulty_disk(DISK).hang()
+    writer.wait_for(50)
+    assert service.record.members == (ONE,)
+    service.node(TWO).faulty_disk(DISK).recover()
+    service.until_in_sync()
+    service.check()
+
+
+def test_the_disk_under_the_primary_hangs(service: Service) -> None:
+    stuck = service.start(ONE)
+    stuck.wait_for(50)
+    service.node(ONE).faulty_disk(DISK).hang()
+    service.holds_still(stuck)
+    # Its kernel lives and is primary, and nothing but a reboot ends what hangs in it.
+    service.refused(TWO, "reboot|still primary")
+    service.power_off(ONE)
+    service.fail_over(TWO).wait_for(50)
+    service.power_on(ONE)
+    service.until_in_sync()
+    service.check()
+
+
+def test_both_disks_return_errors(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    for name in (TWO, ONE):
+        service.node(name).faulty_disk(DISK).fail()
+    last = writer.last
+    service.holds_still(writer)
+    assert writer.last <= last + 1
+    for name in (TWO, ONE):
+        service.node(name).faulty_disk(DISK).recover()
+    service.refused(TWO, "decide|not in the set|disk")
+    service.refused(ONE, "decide|disk")
+
+
+@pytest.mark.parametrize("service", [{"pool": "small"}], ids=["small"], indirect=True)
+@pytest.mark.parametrize("full", [ONE, TWO], ids=["primary", "secondary"])
+def test_the_pool_of_one_side_is_full(service: Service, full: str) -> None:
+    other = TWO if full == ONE else ONE
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    filler = "export DM_DISABLE_UDEV=1; lvcreate -q -qq -V 1g -T vg1/thin -n filler"
+    fill = "dd if=/dev/zero of=/dev/vg1/filler bs=64k oflag=direct status=none"
+    service.node(full).sh(f"{filler}; ! {fill} 2>/dev/null", timeout=120)
+    service.until_alone(other)
+    writer.wait_for(50)
+    service.node(full).sh("export DM_DISABLE_UDEV=1; lvremove -q -f vg1/filler")
+    if full == ONE:
+        service.move(TWO)
+        service.start(TWO)
+    service.until_in_sync()
+    service.check()
