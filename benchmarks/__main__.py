@@ -14,13 +14,15 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import cost, creation, device_io, footprint
+from benchmarks import cost, creation, device_io, footprint, replication
 from benchmarks.figures import Figure, Findings
 from benchmarks.site import Site, site
 from lab.errors import LabError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PARTS = ("creation", "rate", "io", "footprint", "cost")
+LOCAL = ("creation", "rate", "io", "footprint", "cost")
+REPLICATED = ("replicated-io", "failover", "pause")
+PARTS = (*LOCAL, *REPLICATED)
 _WIDTH = 130  # of tables in a file or a pipe
 PROVISIONS = ("thick", "thin")
 
@@ -35,12 +37,30 @@ class Effort:
     io_seconds: float
     starts: int
     volumes: int  # that are there for the second half
+    failovers: int
+    snapshots: int
 
 
 THOROUGH = Effort(
-    rounds=15, rates=3, io_rounds=40, io_seconds=0.25, starts=5, volumes=creation.MANY
+    rounds=15,
+    rates=3,
+    io_rounds=40,
+    io_seconds=0.25,
+    starts=5,
+    volumes=creation.MANY,
+    failovers=20,
+    snapshots=20,
 )
-QUICK = Effort(rounds=3, rates=1, io_rounds=5, io_seconds=0.2, starts=1, volumes=20)
+QUICK = Effort(
+    rounds=3,
+    rates=1,
+    io_rounds=5,
+    io_seconds=0.2,
+    starts=1,
+    volumes=20,
+    failovers=2,
+    snapshots=3,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,10 +107,31 @@ def _stolen(before: Any, after: Any) -> float:
 
 
 def _measure(effort: Effort, parts: Sequence[str], console: Console) -> Findings:
-    with site() as bench:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            return _Benchmarks(bench, effort, parts, progress).run()
+    findings = Findings()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        if set(parts) & set(LOCAL):
+            with site() as bench:
+                findings = _Benchmarks(bench, effort, parts, progress).run()
+        if set(parts) & set(REPLICATED):
+            findings.figures.extend(_replicated(effort, parts, progress))
+    return findings
+
+
+def _replicated(effort: Effort, parts: Sequence[str], progress: Progress) -> list[Figure]:
+    task = progress.add_task("two nodes")
+    figures: list[Figure] = []
+    with replication.pair() as bench:
+        if "replicated-io" in parts:
+            progress.update(task, description="fio on a replicated volume and on DRBD by hand")
+            figures += replication.device_rates(bench, effort.io_rounds, effort.io_seconds)
+        if "failover" in parts:
+            progress.update(task, description=f"{effort.failovers} failovers")
+            figures += replication.failover(bench, effort.failovers)
+        if "pause" in parts:
+            progress.update(task, description=f"{effort.snapshots} snapshots under a writer")
+            figures += replication.snapshot_pause(bench, effort.snapshots)
+    return figures
 
 
 class _Benchmarks:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from benchmarks.figures import Figure, at_least, median_ratio
 from benchmarks.site import GROUP, MIB, Site
 from lab.csi_client import block
+from lab.node import Node
 
 SIZE = 256 * MIB
 _STAGING = "/run/bench-staging"
@@ -53,7 +54,7 @@ def measure(site: Site, rounds: int, seconds: float) -> list[Figure]:
 def _compare(
     site: Site, pattern: Pattern, face: str, raw: str, rounds: int, seconds: float
 ) -> Figure:
-    ours, theirs = _fio(site, pattern, (face, raw), rounds, seconds)
+    ours, theirs = rates(site.host, pattern, (face, raw), rounds, seconds)
     return Figure(
         "fio, face / raw LV",
         pattern.name,
@@ -64,10 +65,10 @@ def _compare(
     )
 
 
-def _fio(
-    site: Site, pattern: Pattern, devices: Sequence[str], rounds: int, seconds: float
+def rates(
+    node: Node, pattern: Pattern, devices: Sequence[str], rounds: int, seconds: float
 ) -> list[list[float]]:
-    """Rates per device, one of each round.
+    """Rates per device of that node, one of each round; each has ``SIZE`` bytes.
 
     One fio does it all, in short jobs one after the other: it takes longer to start here than a
     job takes to tell the rate, and the shorter the turns, the more alike are both sides' lots.
@@ -90,13 +91,13 @@ def _fio(
     for turn in turns:
         argv += [f"--name=device{turn}", f"--filename={devices[turn]}", "--stonewall"]
     timeout = len(turns) * (seconds + 1.0) + 60.0
-    jobs = json.loads(site.host.run(argv, timeout=timeout).stdout)["jobs"]
+    jobs = json.loads(node.run(argv, timeout=timeout).stdout)["jobs"]
     side = "read" if "read" in pattern.mode else "write"
     scale, key = (MIB, "bw_bytes") if pattern.unit == "MiB/s" else (1, "iops")
-    rates: list[list[float]] = [[] for _ in devices]
+    found: list[list[float]] = [[] for _ in devices]
     for turn, job in zip(turns, jobs, strict=True):
-        rates[turn].append(float(job[side][key]) / scale)
-    return [rate[1:] for rate in rates]
+        found[turn].append(float(job[side][key]) / scale)
+    return [rate[1:] for rate in found]
 
 
 def _turns(number: int, devices: int) -> list[int]:

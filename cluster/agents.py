@@ -50,6 +50,7 @@ class PoolReport:
     disk_free_bytes: tuple[int, ...] = ()
     thin: ThinPoolReport | None = None
     trouble: str = ""  # empty when healthy
+    block_bytes: int = 0  # the smallest piece that its disks write; 0: not known
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,8 @@ class VolumeMaker:
         """Go on where an earlier call left off: on the same nodes, unless one is down."""
         refused: dict[str, str] = {}
         nodes = entry.item.nodes
-        if nodes and all(
-            node in self._agents.names() and self._pools.permitted(node, request.requisite)
-            for node in nodes
-        ):
+        permitted = any(self._pools.permitted(node, request.requisite) for node in nodes)
+        if permitted and all(node in self._agents.names() for node in nodes):
             ticket = self._pools.ticket()
             reported = {node: partial(self._pools.report, node, ticket=ticket) for node in nodes}
             try:

@@ -1,7 +1,8 @@
 """Where a volume goes: a pure function from a request and what is known of the nodes.
 
 Topology follows CSI 1.13, ``TopologyRequirement``: a volume must be accessible from one of the
-requisite topologies; the preferred ones are tried in their order, and only then the others. Among
+requisite topologies; where those are fewer nodes than it has replicas, from all of them, and the
+others are where there is room. The preferred ones are tried in their order, then the rest. Among
 nodes of equal preference the one with most room wins, and a hash decides a tie, so that the same
 request is always answered the same way. Sizes are bytes.
 """
@@ -75,7 +76,8 @@ def place(
     """The nodes that can take the volume. The first ``replicas`` of them are in different domains.
 
     A failure domain is the value of the topology segment ``domain_key``. With fewer domains than
-    replicas no node is chosen.
+    replicas no node is chosen. The disks of all replicas have logical blocks of one size: a smaller
+    write would fail on those whose blocks are larger.
     """
     refused: list[str] = []
     ranked: list[tuple[int, int, bytes, NodeView]] = []
@@ -87,21 +89,59 @@ def place(
             tie = hashlib.sha256(f"{request.volume_id}/{node.name}".encode()).digest()
             ranked.append((_preference(request, node), -free, tie, node))
     ordered = [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
-    leading: dict[str, str] = {}  # the best node of each domain
-    for node in ordered:
-        leading.setdefault(_topology(node).get(domain_key, ""), node.name)
     replicas = request.spec.replicas
-    if 0 < len(leading) < replicas:
-        refused.append(f"{replicas} replicas need as many failure domains: {len(leading)} left")
+    first = _apart(request, ordered, domain_key)
+    if first and not is_requested(request, _topology(_named(ordered, first[0]))):
+        refused.append("no node of the requested topology can take it")
         return Choice((), tuple(refused))
-    first = list(leading.values())[:replicas]
+    if ordered and len(first) < replicas:
+        text = f"{replicas} replicas need as many failure domains: {len(first)} left"
+        if len({_pool(request, node).block_bytes for node in ordered}) > 1:
+            text += ", as their disks have logical blocks of different sizes"
+        refused.append(text)
+        return Choice((), tuple(refused))
     others = [node.name for node in ordered if node.name not in first]
     return Choice((*first, *others), tuple(refused))
+
+
+def _apart(request: PlacementRequest, ordered: Sequence[NodeView], domain_key: str) -> list[str]:
+    """The best nodes in different domains, of one block size where there are several of them."""
+    replicas = request.spec.replicas
+    if replicas == 1:
+        return [node.name for node in ordered[:1]]
+    by_block: dict[int, dict[str, str]] = {}  # block size -> domain -> its best node
+    for node in ordered:
+        domain = _topology(node).get(domain_key, "")
+        block_bytes = _pool(request, node).block_bytes
+        by_block.setdefault(block_bytes, {}).setdefault(domain, node.name)
+    enough = [list(leading.values()) for leading in by_block.values() if len(leading) >= replicas]
+    most = max((list(leading.values()) for leading in by_block.values()), key=len, default=[])
+    return (enough[0] if enough else most)[:replicas]
+
+
+def _pool(request: PlacementRequest, node: NodeView) -> PoolReport:
+    """That of the request, which the node has."""
+    return next(pool for pool in node.pools if pool.name == request.spec.pool)
+
+
+def _named(nodes: Sequence[NodeView], name: str) -> NodeView:
+    return next(node for node in nodes if node.name == name)
 
 
 def permits(request: PlacementRequest, node: NodeView) -> bool:
     """Whether topology and source let the volume be on that node, whatever room it has."""
     return not _forbidden(request, node)
+
+
+def is_requested(request: PlacementRequest, topology: Segments) -> bool:
+    """Whether a node of that topology is one that the request names."""
+    return not request.requisite or any(matches(topology, term) for term in request.requisite)
+
+
+def _may_exceed(request: PlacementRequest) -> bool:
+    """Whether replicas may be outside of what is requested: it names fewer nodes than replicas."""
+    named = {term.get(TOPOLOGY_NODE_KEY, "") for term in request.requisite}
+    return "" not in named and len(named) < request.spec.replicas
 
 
 def matches(topology: Segments, wanted: Segments) -> bool:
@@ -215,10 +255,8 @@ def _shortage(free: int, needed: int) -> str:
 
 
 def _forbidden(request: PlacementRequest, node: NodeView) -> str:
-    if request.requisite:
-        topology = _topology(node)
-        if not any(matches(topology, term) for term in request.requisite):
-            return "not in the requested topology"
+    if not is_requested(request, _topology(node)) and not _may_exceed(request):
+        return "not in the requested topology"
     if request.source_nodes is not None and node.name not in request.source_nodes:
         return "does not hold the source"
     return ""
@@ -226,6 +264,8 @@ def _forbidden(request: PlacementRequest, node: NodeView) -> str:
 
 def _preference(request: PlacementRequest, node: NodeView) -> int:
     topology = _topology(node)
+    if not is_requested(request, topology):
+        return len(request.preferred) + 1
     return next(
         (rank for rank, term in enumerate(request.preferred) if matches(topology, term)),
         len(request.preferred),

@@ -30,6 +30,7 @@ from cluster.placement import (
     Segments,
     footprint,
     in_words,
+    is_requested,
     less,
     permits,
     place,
@@ -84,7 +85,8 @@ class Reservation:
 class PoolLedger:
     """Thread safe. ``wait_seconds``: how long a request waits for creations in flight to end.
 
-    ``patience_seconds``: how long for the answer of a node that may matter to it.
+    ``patience_seconds``: how long for the answer of a node that may matter to it. ``domain_key``:
+    the topology segment whose value is a failure domain; replicas are in different ones.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class PoolLedger:
         *,
         wait_seconds: float = 30.0,
         patience_seconds: float = _PATIENCE_SECONDS,
+        domain_key: str = TOPOLOGY_NODE_KEY,
     ) -> None:
+        self._domain_key = domain_key
         self._agents = agents
         self._wait_seconds = wait_seconds
         self._patience_seconds = patience_seconds
@@ -122,13 +126,13 @@ class PoolLedger:
         self._refresh(lambda: self._never_asked(request))
         while True:
             with self._changed:
-                choice = place(request, self._views(refused))
+                choice = place(request, self._views(refused), self._domain_key)
                 if choice.nodes:
                     chosen = choice.nodes[: request.spec.replicas]
                     return tuple(self._hold(name, request) for name in chosen)
                 outdated = self._asked_before(came, request)
                 if not outdated:
-                    exact = place(request, self._views(refused, reserved=False))
+                    exact = place(request, self._views(refused, reserved=False), self._domain_key)
                     if not exact.nodes:
                         raise self._refusal(request, exact, refused)
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())):
@@ -193,24 +197,28 @@ class PoolLedger:
         """Bytes available in all, the largest and the smallest size of one volume.
 
         On the nodes that match the segments (None: all), as last known, less the reservations. Of
-        two replicas, each is on a node of its own: what pairs of nodes can take.
+        two replicas, each is on a node of its own: what pairs of nodes can take. Where the segments
+        are those of one node, it has one of them.
         """
         request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
         self._refresh(lambda: self._never_asked(request))
-        pools = [
-            pool
+        found = [
+            (pool, is_requested(request, {**view.topology, TOPOLOGY_NODE_KEY: view.name}))
             for view in self.views()
             if permits(request, view) and not view.trouble
             if spec.replicas == 1 or view.replication_address
             for pool in view.pools
             if pool.name == spec.pool
         ]
+        pools = [pool for pool, _ in found]
         sizes = sorted((room(pool, spec)[0] for pool in pools), reverse=True)
         total, largest = sum(sizes), max(sizes, default=0)
         if spec.replicas > 1:
             # Every volume takes from two pools: the largest helps no further than all the others.
             total = min(total // 2, total - largest)
             largest = sizes[1] if len(sizes) > 1 else 0
+            own = [room(pool, spec)[0] for pool, requested in found if requested]
+            total, largest = min(total, sum(own)), min(largest, max(own, default=0))
         return (
             total,
             largest,

@@ -48,6 +48,17 @@ def size_of_number(number: str) -> int:
         raise Missing(f"there is no block device {number}") from error
 
 
+def block_size_of_number(number: str) -> int:
+    """Logical block of the device ``major:minor`` in bytes, without opening it. Raises Missing."""
+    place = _SYS / number
+    # That of a partition is its disk's.
+    folder = place / "queue" if (place / "queue").is_dir() else place.resolve().parent / "queue"
+    try:
+        return int((folder / "logical_block_size").read_text())
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {number}") from error
+
+
 def logical_block_size(path: str) -> int:
     """The smallest piece in bytes that can be read or written. Raises Missing, DeviceFailed."""
     with _opened(path, os.O_RDONLY) as fd:

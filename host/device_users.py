@@ -11,51 +11,24 @@ the tables of all. The tables show a pod's mounts only where this process sees t
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import queue
-import re
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host.mount_table import Mount, parse
+from host.mount_namespaces import Stack, TableLine, Tables, holding, parse_table
 from host.processes import PROC, Process, Stat, is_doomed, processes, threads
 
-# File systems that answer from memory, whatever becomes of a disk, and hold device nodes.
-_OF_NODES = ("devtmpfs", "tmpfs", "ramfs")
 _HANGING_SECONDS = 2.0
 # shmem's own: no table shows its mount.
 _NO_FILES = ("/memfd:", "/SYSV", "/dev/zero (deleted)", "/[aio]", "/i915", "/drm mm object")
-_GROUP = re.compile(rb"(?:shared|master|propagate_from):(\d+)")
 _GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Block devices that lie upon each other: their numbers, and their names in ``/dev/mapper``."""
-
-    numbers: frozenset[int]
-    names: frozenset[str]
-
-    def shown_by(self, mount: Mount) -> bool:
-        """Whether it is a mount of a file system on one of them, or of a node of one."""
-        if mount.filesystem in _OF_NODES:
-            return mount.root.removesuffix("//deleted") in self._nodes
-        # btrfs has a number of its own; the source is the kernel's word, and is not looked at.
-        sources = {f"/dev{node}" for node in self._nodes}
-        return mount.device in self.texts or mount.source in sources
-
-    @property
-    def texts(self) -> frozenset[str]:
-        return frozenset(f"{os.major(n)}:{os.minor(n)}" for n in self.numbers)
-
-    @property
-    def _nodes(self) -> frozenset[str]:
-        kernel_names = {f"/dm-{os.minor(number)}" for number in self.numbers}
-        return frozenset(kernel_names | {f"/mapper/{name}" for name in self.names})
 
 
 @dataclass(frozen=True)
@@ -77,26 +50,6 @@ class Found:
         return tuple(user.process for user in self.users if not user.doomed)
 
 
-@dataclass(frozen=True)
-class TableLine:
-    """A line of a mount table. ``groups``: the peer groups that it shares, or is a slave of."""
-
-    mount: Mount
-    parent: int
-    groups: frozenset[int]
-
-
-def parse_table(text: bytes) -> list[TableLine]:
-    """``/proc/PID/mountinfo``, with the fields that a namespace's propagation follows from."""
-    lines = []
-    for line in text.splitlines():
-        head, _, _ = line.partition(b" - ")
-        fields = head.split(b" ")
-        groups = frozenset(int(found[1]) for found in map(_GROUP.fullmatch, fields[6:]) if found)
-        lines.append(TableLine(parse(line), int(fields[1]), groups))
-    return lines
-
-
 def mount_number(fdinfo: bytes) -> int:
     """``mnt_id`` of ``/proc/PID/fdinfo/N``; 0 where it is not there."""
     for line in fdinfo.splitlines():
@@ -115,66 +68,6 @@ def mapped_files(maps: bytes) -> Iterator[tuple[str, str]]:
             yield f"{begin:x}-{end:x}", f"{major}:{minor}"
 
 
-def holding(table: Iterable[TableLine], path: str) -> TableLine | None:
-    """The mount that ``path`` is in; of several at one place the last covers the others."""
-    best: TableLine | None = None
-    for line in table:
-        at = line.mount.path
-        inside = at == "/" or path == at or path.startswith(at + "/")
-        if inside and (best is None or len(at) >= len(best.mount.path)):
-            best = line
-    return best
-
-
-@dataclass
-class _Tables:
-    """The mount tables of all namespaces, as far as they matter for one stack."""
-
-    by_view: dict[tuple[str, str], list[TableLine]] = field(default_factory=dict)
-    ours: dict[int, TableLine] = field(default_factory=dict)  # mounts of the stack, by number
-    nodes: set[int] = field(default_factory=set)  # mounts that may hold device nodes
-    known: set[int] = field(default_factory=set)
-    file_devices: set[str] = field(default_factory=set)  # major:minor that files of ours show
-    node_devices: set[str] = field(default_factory=set)
-
-    def add(self, view: tuple[str, str], table: list[TableLine], stack: Stack) -> None:
-        self.by_view[view] = table
-        for line in table:
-            mount = line.mount
-            self.known.add(mount.mount_id)
-            if mount.filesystem in _OF_NODES:
-                self.nodes.add(mount.mount_id)
-                self.node_devices.add(mount.device)
-            if stack.shown_by(mount):
-                self.ours[mount.mount_id] = line
-                if mount.filesystem not in _OF_NODES:
-                    self.file_devices.add(mount.device)
-
-    def groups_of_parents(self, namespaces: set[str]) -> set[int]:
-        """Where an unmount in these namespaces is passed on to."""
-        return {
-            group
-            for (space, _), table in self.by_view.items()
-            if space in namespaces
-            for line in self.lines_of_parents(table)
-            for group in line.groups
-        }
-
-    def lines_of_parents(self, table: list[TableLine]) -> list[TableLine]:
-        parents = {line.parent for line in table if line.mount.mount_id in self.ours}
-        return [line for line in table if line.mount.mount_id in parents]
-
-    def keeps_mounted(self, table: list[TableLine], passed_on: set[int]) -> bool:
-        """Whether it has a mount of ours that stays when ours are unmounted."""
-        numbers = {line.mount.mount_id: line for line in table}
-        for line in table:
-            if line.mount.mount_id in self.ours:
-                parent = numbers.get(line.parent)
-                if parent is None or not parent.groups & passed_on:
-                    return True
-        return False
-
-
 @dataclass
 class _Task:
     """A process, or a thread of one whose first thread has ended."""
@@ -182,14 +75,15 @@ class _Task:
     process: Process
     folder: Path
     view: tuple[str, str]  # its mount namespace, and its root
-    doubtful: list[Path] = field(default_factory=list)  # open files of mounts in no table
+    doubtful: list[str] = field(default_factory=list)  # open files of mounts in no table
 
 
 class UserFinder:
-    """Keeps nothing but which processes cannot be looked at. ``proc``: for tests."""
+    """Thread safe; keeps nothing but which processes cannot be looked at. ``proc``: for tests."""
 
     def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
+        self._mutex = threading.Lock()
         self._hanging: dict[Process, threading.Thread] = {}
 
     def find(self, stack: Stack) -> Found:
@@ -198,33 +92,46 @@ class UserFinder:
         A process of another mount namespace is one also when it has nothing open, unless its mount
         goes with those of this namespace and of that of process 1.
         """
-        tables = _Tables()
-        tasks = [task for stat in processes(self._proc) for task in self._tasks(stat)]
-        tasks = [task for task in tasks if self._read_table(task, tables, stack)]
-        home = {self._link(self._proc / name / "ns/mnt") for name in ("self", "1")} - {""}
+        tables = Tables()
+        denied: set[Process] = set()
+        tasks: list[_Task] = []
+        for one in processes(self._proc):
+            with _denial_noted(one.process, denied):
+                seen = self._tasks(one)
+                tasks += [task for task in seen if self._read_table(task, tables, stack)]
+        home = self._home()
         passed_on = tables.groups_of_parents(home)
         found: dict[Process, str] = {}
         for task in tasks:
-            how = self._how(task, tables, stack)
-            if not how and task.view[0] not in home:
-                kept = tables.keeps_mounted(tables.by_view[task.view], passed_on)
-                how = "has it mounted in a namespace of its own" if kept else ""
-            if how:
-                found.setdefault(task.process, how)
+            with _denial_noted(task.process, denied):
+                how = self._how(task, tables, stack)
+                if not how and task.view[0] not in home:
+                    kept = tables.keeps_mounted(tables.by_view[task.view], passed_on)
+                    how = "has it mounted in a namespace of its own" if kept else ""
+                if how:
+                    found.setdefault(task.process, how)
         rest = deque(task for task in tasks if task.process not in found)
-        unclear = self._look_carefully(rest, found, tables, stack)
+        unclear = denied.union(self._look_carefully(rest, found, tables, stack)) - found.keys()
         users = tuple(
             DeviceUser(process, how, is_doomed(process, self._proc))
-            for process, how in found.items()
+            for process, how in sorted(found.items(), key=lambda item: item[0].pid)
         )
-        return Found(users, tuple(unclear))
+        living = [one for one in unclear if not is_doomed(one, self._proc)]
+        return Found(users, tuple(sorted(living, key=lambda process: process.pid)))
 
-    def _tasks(self, stat: Stat) -> list[_Task]:
-        process = stat.process
-        if stat.kernel_thread or process.pid == os.getpid():
+    def _home(self) -> set[str]:
+        """The mount namespaces of this process and of process 1."""
+        home = {self._link(self._proc / "self/ns/mnt")}
+        with contextlib.suppress(PermissionError):
+            home.add(self._link(self._proc / "1/ns/mnt"))
+        return home
+
+    def _tasks(self, found: Stat) -> list[_Task]:
+        process = found.process
+        if found.kernel_thread or process.pid == os.getpid():
             return []
         folder = self._proc / str(process.pid)
-        if not stat.exiting:
+        if not found.exiting:
             folders = [folder]
         else:  # its open files are shown by those of its threads that have not ended
             folders = [folder / "task" / str(one) for one in threads(process.pid, self._proc)]
@@ -233,17 +140,21 @@ class UserFinder:
             _Task(process, one, view) for one, view in zip(folders, views, strict=True) if view[0]
         ]
 
-    def _read_table(self, task: _Task, tables: _Tables, stack: Stack) -> bool:
+    def _read_table(self, task: _Task, tables: Tables, stack: Stack) -> bool:
         if task.view in tables.by_view:
             return True
         try:
             text = (task.folder / "mountinfo").read_bytes()
-        except (*_GONE, OSError):  # EINVAL: it has just given its namespace back
+        except _GONE:
+            return False
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it has just given its namespace back
+                raise
             return False
         tables.add(task.view, parse_table(text), stack)
         return True
 
-    def _how(self, task: _Task, tables: _Tables, stack: Stack) -> str:
+    def _how(self, task: _Task, tables: Tables, stack: Stack) -> str:
         """In which way a task uses the stack; empty where it does not, as far as is seen here."""
         try:
             names = os.listdir(task.folder / "fd")  # noqa: PTH208
@@ -258,12 +169,19 @@ class UserFinder:
                 return f"has its {what} in it"
         return ""
 
-    def _how_open(self, task: _Task, name: str, tables: _Tables, stack: Stack) -> str:
+    def _how_open(self, task: _Task, name: str, tables: Tables, stack: Stack) -> str:
+        # Tens of thousands of these on a node: no Path, and no more than the beginning is read.
         try:
-            number = mount_number((task.folder / "fdinfo" / name).read_bytes())
+            handle = os.open(f"{task.folder}/fdinfo/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except _GONE:
             return ""
-        path = task.folder / "fd" / name
+        try:
+            number = mount_number(os.read(handle, 512))
+        except _GONE:
+            return ""
+        finally:
+            os.close(handle)
+        path = f"{task.folder}/fd/{name}"
         if number in tables.nodes:
             return "has the device open" if _is_node(path, stack) else ""
         if number in tables.ours:
@@ -274,7 +192,7 @@ class UserFinder:
                 task.doubtful.append(path)
         return ""
 
-    def _place(self, task: _Task, path: str, tables: _Tables) -> TableLine | None:
+    def _place(self, task: _Task, path: str, tables: Tables) -> TableLine | None:
         """The mount of a link of /proc, which is told from this process's root."""
         namespace, root = task.view
         table = tables.by_view[task.view]
@@ -286,12 +204,14 @@ class UserFinder:
         )
 
     def _look_carefully(
-        self, tasks: deque[_Task], found: dict[Process, str], tables: _Tables, stack: Stack
+        self, tasks: deque[_Task], found: dict[Process, str], tables: Tables, stack: Stack
     ) -> list[Process]:
         """Add those who have files mapped, or open on mounts that are gone; those left unclear."""
-        self._hanging = {one: by for one, by in self._hanging.items() if by.is_alive()}
-        unclear = [task.process for task in tasks if task.process in self._hanging]
-        rest = deque(task for task in tasks if task.process not in self._hanging)
+        with self._mutex:
+            self._hanging = {one: by for one, by in self._hanging.items() if by.is_alive()}
+            hanging = frozenset(self._hanging)
+        unclear = [task.process for task in tasks if task.process in hanging]
+        rest = deque(task for task in tasks if task.process not in hanging)
         while rest:
             reader = _Reader(list(rest), tables, stack)
             reader.start()
@@ -300,28 +220,31 @@ class UserFinder:
                     how = reader.answers.get(timeout=_HANGING_SECONDS)
                 except queue.Empty:
                     reader.given_up = True
-                    hanging = rest.popleft().process
-                    self._hanging[hanging] = reader
-                    unclear.append(hanging)
+                    process = rest.popleft().process
+                    with self._mutex:
+                        self._hanging[process] = reader
+                    unclear.append(process)
                     break
                 process = rest.popleft().process
-                if how:
+                if how is None:
+                    unclear.append(process)
+                elif how:
                     found.setdefault(process, how)
-        return [process for process in unclear if not is_doomed(process, self._proc)]
+        return unclear
 
-    def _link(self, path: Path) -> str:
+    def _link(self, path: Path | str) -> str:
         try:
             return os.readlink(path)  # noqa: PTH115
-        except OSError:
+        except _GONE:
             return ""
 
 
 class _Reader(threading.Thread):
     """Answers for one task after the other; may hang for ever, and then ends with its process."""
 
-    def __init__(self, tasks: list[_Task], tables: _Tables, stack: Stack) -> None:
+    def __init__(self, tasks: list[_Task], tables: Tables, stack: Stack) -> None:
         super().__init__(name="device-users", daemon=True)
-        self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: unclear
         self.given_up = False
         self._tasks = tasks
         self._tables = tables
@@ -331,36 +254,56 @@ class _Reader(threading.Thread):
         for task in self._tasks:
             if self.given_up:
                 return
-            self.answers.put(self._look(task))
+            try:
+                self.answers.put(self._look(task))
+            except OSError:
+                self.answers.put(None)
 
     def _look(self, task: _Task) -> str:
-        texts = self._stack.texts
+        of_files = self._stack.texts | self._tables.file_devices
+        of_nodes = self._tables.node_devices
         try:
-            for addresses, device in mapped_files((task.folder / "maps").read_bytes()):
-                if device in texts or device in self._tables.file_devices:
+            text = (task.folder / "maps").read_bytes()
+        except _GONE:
+            return ""
+        if any(_in_maps(device) in text for device in of_files | of_nodes):
+            for addresses, device in mapped_files(text):
+                if device in of_files:
                     return "has a file mapped"
                 # The node of a device shows the number of the file system that it lies on.
-                at = task.folder / "map_files" / addresses
-                if device in self._tables.node_devices and _is_node(at, self._stack):
+                at = f"{task.folder}/map_files/{addresses}"
+                if device in of_nodes and _is_node(at, self._stack):
                     return "has the device mapped"
-        except OSError:
-            return ""
         for path in task.doubtful:
             if _is_node(path, self._stack) or _device_of(path) in self._stack.numbers:
                 return "has a file open of a mount that is gone"
         return ""
 
 
-def _is_node(path: Path, stack: Stack) -> bool:
+@contextlib.contextmanager
+def _denial_noted(process: Process, denied: set[Process]) -> Iterator[None]:
+    """A security module may keep even root from looking at a process."""
     try:
-        found = path.stat()
-    except OSError:
+        yield
+    except PermissionError:
+        denied.add(process)
+
+
+def _in_maps(device: str) -> bytes:
+    major, minor = map(int, device.split(":"))
+    return f" {major:02x}:{minor:02x} ".encode()
+
+
+def _is_node(path: str, stack: Stack) -> bool:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except _GONE:
         return False
     return stat.S_ISBLK(found.st_mode) and found.st_rdev in stack.numbers
 
 
-def _device_of(path: Path) -> int:
+def _device_of(path: str) -> int:
     try:
-        return path.stat().st_dev
-    except OSError:
+        return os.stat(path).st_dev  # noqa: PTH116
+    except _GONE:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,16 @@ from csi.rpc import csi_pb2 as pb
 from lab.csi_client import block, mount
 from lab.deployment import Deployment, Pool
 from lab.lab import Lab
+from lab.node import Node
+from lab.orchestrator import Orchestrator
+from lab.records import Records
 
 MIB = 1 << 20
 GIB = 1 << 30
 DISKS = (6 * GIB, 6 * GIB)
 STAGING = "/var/lib/kubelet/staging"
 PODS = "/var/lib/kubelet/pods"
+RESYNC_SECONDS = 60.0
 
 console = Console(highlight=False)
 
@@ -52,8 +57,10 @@ def main() -> int:
         nodes = lab.add_nodes(3, disks=DISKS, memory=512 * MIB)
         say(", ".join(f"{node.name} ({node.address})" for node in nodes))
     try:
-        cluster = Deployment(lab, nodes, pools=(Pool(devices=("/dev/ubdb", "/dev/ubdc")),))
+        pool = Pool(devices=("/dev/ubdb", "/dev/ubdc"), settings={"thin_size": "80%"})
+        cluster = Deployment(lab, nodes, pools=(pool,), replication=True)
         tell(story, cluster)
+        tell_of_replicas(story, cluster)
     finally:
         with story.step("Tear down"):
             lab.close()
@@ -118,6 +125,61 @@ def tell(story: Story, cluster: Deployment) -> None:
         ).text.split()
         expect(left == ["thin"], f"only the empty pool is left on n1, not {left}")
         say("no logical volume is left")
+
+
+def tell_of_replicas(story: Story, cluster: Deployment) -> None:
+    """A volume on two nodes, whose service goes on elsewhere when one of them dies."""
+    pods = Orchestrator(cluster)
+    records = Records()
+    with story.step('Create a volume with `replicas: "2"`: every write is on two nodes') as say:
+        volume = pods.create("database", 256 * MIB, replicas="2")
+        here, there = (place.segments["csi.xlss.io/node"] for place in volume.accessible_topology)
+        say(f"{volume.volume_id} on {here} and {there}")
+    with story.step(
+        f"Run a service on {here} that numbers, checksums and syncs its records"
+    ) as say:
+        writer = records.start(cluster.nodes[here], pods.serve(volume, here))
+        pods.until_in_sync(volume)
+        writer.wait_for(500)
+        say(f"{writer.last} records acknowledged")
+    with story.step(f"Kill {here} without warning; the service goes on on {there}") as say:
+        cluster.nodes[here].kill(silently=True)
+        began = time.monotonic()
+        writer = records.start(cluster.nodes[there], pods.fail_over(volume, here, there))
+        writer.wait_for(1)
+        say(f"writing again after {time.monotonic() - began:.1f} s, no data was copied")
+        writer.wait_for(500)
+    with story.step(f"Start {here} again: it catches up with what it has missed") as say:
+        cluster.reboot(here)
+        for text in resync(cluster.nodes[there]):
+            say(text)
+        pods.until_in_sync(volume)
+        say(f"{here} and {there} are both in the in-sync set, and the service never stopped")
+    with story.step("Move the service back, and judge every record") as say:
+        writer.wait_for(100)
+        writer.stop()
+        pods.withdraw(volume, there)
+        verdict = records.check(cluster.nodes[here], pods.serve(volume, here))
+        acknowledged = sum(len(session.acknowledged) for session in records.journal())
+        expect(verdict.ok, f"all is well with the records: {verdict}")
+        say(f"{acknowledged} acknowledged, {len(verdict.lost)} lost")
+        pods.withdraw(volume, here)
+        pods.delete(volume)
+
+
+def resync(node: Node) -> Iterator[str]:
+    """How far DRBD is, as long as it is at work."""
+    last = ""
+    deadline = time.monotonic() + RESYNC_SECONDS
+    while time.monotonic() < deadline:
+        text = node.sh("cat /proc/drbd").text
+        found = re.search(r"sync'ed: *([0-9.]+%).*\n.*finish: (\S+)", text)
+        if found and found[1] != last:
+            last = found[1]
+            yield f"resync: {found[1]}, {found[2]} left"
+        if "ds:UpToDate/UpToDate" in text:
+            return
+        time.sleep(0.2)
 
 
 def on(node: str) -> dict[str, str]:

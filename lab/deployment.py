@@ -70,11 +70,13 @@ class Deployment:
         controller: Mapping[str, object] | None = None,
         agent: Mapping[str, object] | None = None,
         replication: bool = False,
+        arbiter: str = "",
         name: str = "xlss",
     ) -> None:
         """`controller` and `agent` are further keys of the two configurations.
 
-        `replication`: volumes of two replicas can be had. `name` keeps several in one lab apart.
+        `replication`: volumes of two replicas can be had; `arbiter`: the address of the machine of
+        the controller, where that is not the host. `name` keeps several in one lab apart.
         """
         self.lab = lab
         self.nodes = {node.name: node for node in nodes}
@@ -90,7 +92,7 @@ class Deployment:
         self._pools = tuple(pools)
         self._topology = topology or {}
         self._agent_settings = agent or {}
-        self._arbiter = f"{lab.host_address}:{ARBITER_PORT}" if replication else ""
+        self._arbiter = f"{arbiter or lab.host_address}:{ARBITER_PORT}" if replication else ""
         # How `xlss` is started: tests put a program that injects faults in front.
         self.controller_entry = self.agent_entry = _XLSS
         self.folder.mkdir(parents=True)

@@ -88,6 +88,7 @@ class NodeAgent:
                 holds,
                 self._arbiter,
                 NoteBook(config.state_directory / "notes"),
+                resync_bytes_per_second=config.resync_bytes_per_second,
             )
         self.volumes = NodeVolumes(
             runner, self.logical, self.devices, cuts, self.locks, self._jobs, self.replicas

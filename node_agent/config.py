@@ -56,6 +56,7 @@ class NodeConfig:
     lvm_directory: Path = Path("/var/lib/xlss/lvm")  # private LVM configuration, archives, backups
     state_directory: Path = Path("/var/lib/xlss/replication")  # what must outlast a reboot
     arbiters: tuple[str, ...] = ()  # host:port of the controllers' arbiter_listen
+    resync_bytes_per_second: int = 100 << 20  # the most that a resync takes of disk and network
     replication_address: str = ""  # on the network that carries replication, "" = no replicas here
     cgroup_root: Path = Path("/sys/fs/cgroup")
     max_volumes: int = 0  # 0 = no limit
@@ -92,6 +93,7 @@ def _node(table: Table) -> NodeConfig:
         state_directory=table.take("state_directory", as_path, default.state_directory),
         arbiters=table.take("arbiters", _arbiters, default.arbiters),
         replication_address=table.take("replication_address", _ip, default.replication_address),
+        resync_bytes_per_second=table.take("resync_rate", _rate, default.resync_bytes_per_second),
         cgroup_root=table.take("cgroup_root", as_path, default.cgroup_root),
         max_volumes=table.take("max_volumes", as_count, default.max_volumes),
         advertise_health=table.take("advertise_health", as_flag, default.advertise_health),
@@ -193,6 +195,14 @@ def _arbiters(value: Any) -> tuple[str, ...]:
     if len(set(addresses)) != len(addresses):
         raise ValueError("names one twice")
     return addresses
+
+
+def _rate(value: Any) -> int:
+    rate = as_size(value)
+    # drbd.conf(5), c-max-rate: at most 4 GiB a second.
+    if not 1 << 20 <= rate <= 4 << 30:
+        raise ValueError("must be 1MiB to 4GiB a second")
+    return rate
 
 
 def _ip(value: Any) -> str:

@@ -21,9 +21,10 @@ from cluster.locks import Locks
 from host import loop_devices, mount
 from host.command import Runner
 from host.device_mapper import DeviceMapper
-from host.device_users import Found, Stack, UserFinder
+from host.device_users import Found, UserFinder
 from host.errors import CommandFailed, CommandStuck, HostError, InUse
 from host.io_limits import find_pod_cgroup
+from host.mount_namespaces import Stack
 from host.mount_table import all_mounts, canonical, mounts_at
 from host.processes import Process, end_cgroup, in_cgroup, is_doomed, kill
 from node_agent.devices import Devices, face_name, stack_names

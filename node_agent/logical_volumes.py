@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from cluster.agents import PoolReport
 from cluster.errors import NoSpace, NotFound, Unavailable
 from cluster.placement import Footprint, less
 from host import block_device
+from host.device_mapper import device_number, major_minor
 from host.errors import HostError
 from host.lvm.model import LINEAR, Layout, Striped
 from host.lvm.pool_spec import PoolSpec
@@ -179,6 +180,11 @@ class LogicalVolumes:
         usage = self.usage(pool.spec) if pool.report.thin else None
         return with_usage(pool.report, usage) if usage else pool.report
 
+    def chunk_bytes(self, entry: Entry) -> int:
+        """The piece in which its thin pool gives out room; 0 for a thick volume."""
+        thin = self._pool(entry.pool.name).report.thin
+        return thin.chunk_bytes if entry.thin and thin is not None else 0
+
     def reports(self) -> tuple[PoolReport, ...]:
         return tuple(map(self.report, self._pools))
 
@@ -319,7 +325,7 @@ class LogicalVolumes:
             status = pool.source.status(pool.spec.name)
         except HostError as error:
             status = PoolStatus(pool.spec, None, str(error))
-        pool.status, pool.report = status, pool_report(status)
+        pool.status, pool.report = status, pool_report(status, _block_bytes(status))
         pool.fresh = status.state is not None
         if status.state is None:
             raise Unavailable(f"pool {pool.spec.name}: {status.trouble}")
@@ -366,3 +372,13 @@ def rounded(size_bytes: int, pool: PoolReport, layout: Layout = LINEAR) -> int:
     """The size that LVM gives: whole extents on each stripe."""
     unit = pool.extent_bytes * (layout.stripes if isinstance(layout, Striped) else 1)
     return -(-size_bytes // unit) * unit
+
+
+def _block_bytes(status: PoolStatus) -> int:
+    """The largest logical block of the pool's disks; those that are missing have none."""
+    sizes = []
+    for disk in status.state.physical_volumes if status.state is not None else ():
+        with suppress(HostError):
+            number = major_minor(device_number(disk.device)) if disk.device else ""
+            sizes.append(block_device.block_size_of_number(number) if number else 0)
+    return max(sizes, default=0)

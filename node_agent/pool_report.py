@@ -25,7 +25,7 @@ class ThinUsage:
     failed: bool = False
 
 
-def pool_report(status: PoolStatus) -> PoolReport:
+def pool_report(status: PoolStatus, block_bytes: int = 0) -> PoolReport:
     """What a look has found. What cannot be used counts as no room, and ``trouble`` says why."""
     spec, state = status.spec, status.state
     if state is None:
@@ -42,6 +42,7 @@ def pool_report(status: PoolStatus) -> PoolReport:
         disk_free_bytes=tuple(disk.free_bytes if whole else 0 for disk in state.physical_volumes),
         thin=None if thin is None else _thin_report(spec, thin, usable=whole and thin.active),
         trouble=status.trouble,
+        block_bytes=block_bytes,
     )
 
 

@@ -18,7 +18,7 @@ from replication import fencing
 from replication.commands import Commands
 from replication.fencing import GRANTS, Verdict
 from replication.membership import Do
-from replication.model import Replica, Resource
+from replication.model import MIB, Replica, Resource, Tuning
 from replication.observed import Surroundings, view_of
 from replication.record import Generations, Role, Users, View
 
@@ -31,12 +31,14 @@ class ReplicaDevices:
     """Paths of what DRBD lies on: the inner linear device, and the metadata's logical volume.
 
     ``size_bytes``: of the data. ``fresh``: DRBD has written no metadata there yet.
+    ``chunk_bytes``: that of a thin pool, in which what is zero is not to be written by a resync.
     """
 
     data: str
     metadata: str
     size_bytes: int
     fresh: bool = False
+    chunk_bytes: int = 0
 
 
 class Storage(Protocol):
@@ -86,6 +88,8 @@ class ReplicaSide:
         devices: Devices,
         eviction: Eviction,
         holds: Holds,
+        *,
+        resync_bytes_per_second: int,
         grants: Path = GRANTS,
     ) -> None:
         self._node = node
@@ -96,6 +100,7 @@ class ReplicaSide:
         self._devices = devices
         self._eviction = eviction
         self._holds = holds
+        self._resync_bytes_per_second = resync_bytes_per_second
         self._grants = grants
         self._boot_id = boot_id()
 
@@ -116,7 +121,7 @@ class ReplicaSide:
         if status is None or not status.volumes:
             return view_of(None, Generations(), around)
         try:
-            generations = self._commands.generations(self.resource(assignment))
+            generations = self._commands.generations(self.resource(assignment), status)
         except Missing:
             generations = Generations()
         seen = view_of(status, generations, around)
@@ -165,8 +170,17 @@ class ReplicaSide:
             Replica(place.node, place.node_id, place.address, devices.data, devices.metadata)
             for place in replication.places
         )
+        tuning = Tuning(
+            resync_bytes_per_second=self._resync_bytes_per_second,
+            discard_granularity_bytes=min(devices.chunk_bytes, MIB),
+        )
         return Resource(
-            assignment.volume_id, replication.minor, replication.port, assignment.secret, replicas
+            assignment.volume_id,
+            replication.minor,
+            replication.port,
+            assignment.secret,
+            replicas,
+            tuning=tuning,
         )
 
     def _attach(self, assignment: Assignment) -> None:

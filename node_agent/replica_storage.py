@@ -50,8 +50,9 @@ class ReplicaStorage:
         """What they are, as memory has it."""
         metadata = self._volumes.require(Kind.METADATA, volume_id)
         path = str(self._mapper.node(disk_name(volume_id)))
+        thin = self._volumes.chunk_bytes(self._volumes.require(Kind.VOLUME, volume_id))
         fresh = metadata.label.state is State.FILLING
-        return ReplicaDevices(path, metadata.path, usable_bytes(metadata), fresh=fresh)
+        return ReplicaDevices(path, metadata.path, usable_bytes(metadata), fresh, thin)
 
     def set_up(self, volume_id: str) -> ReplicaDevices:
         """Both, active. Raises Unavailable while the volume is being filled or wiped."""

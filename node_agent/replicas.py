@@ -50,6 +50,8 @@ class Replicas:
         holds: Holds,
         arbiter: Arbiter,
         notes: NoteBook,
+        *,
+        resync_bytes_per_second: int,
     ) -> None:
         self._runner = runner
         self._observer = NetlinkObserver()
@@ -57,7 +59,15 @@ class Replicas:
         self._storage = ReplicaStorage(runner, mapper, volumes)
         self._notes = notes
         self._side = ReplicaSide(
-            node, runner, mapper, self._commands, self._storage, devices, eviction, holds
+            node,
+            runner,
+            mapper,
+            self._commands,
+            self._storage,
+            devices,
+            eviction,
+            holds,
+            resync_bytes_per_second=resync_bytes_per_second,
         )
         self._loop = MembershipLoop(arbiter, self._side, notes)
         self._stopped = threading.Event()

@@ -37,6 +37,7 @@ def pool_to_wire(pool: PoolReport) -> pb.Pool:
         disk_free_bytes=pool.disk_free_bytes,
         thin=None if thin is None else _thin_to_wire(thin),
         trouble=pool.trouble,
+        block_bytes=pool.block_bytes,
     )
 
 
@@ -50,6 +51,7 @@ def pool_from_wire(pool: pb.Pool) -> PoolReport:
         disk_free_bytes=tuple(pool.disk_free_bytes),
         thin=_thin_from_wire(pool.thin) if pool.HasField("thin") else None,
         trouble=pool.trouble,
+        block_bytes=pool.block_bytes,
     )
 
 

@@ -7,14 +7,18 @@ against here is a needless failover, and one that a disturbance of our own would
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cluster.membership import Membership
-from replication.record import Role, Statement
+from replication.record import Connection, Role, Statement
 
 SILENT_SECONDS = 3.0
 """A node that has said nothing for so long is silent: three of its heartbeats are missing."""
+
+_LINK_SECONDS = 3.0  # for so long both replicas try to connect before the link counts as lost
+_SET_UP_SECONDS = 15.0  # for so long a replica may take to be set up
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,27 @@ def isolated(silent: Collection[str], nodes: Collection[str]) -> str:
 
 
 def judge(
-    volume: Replicated, silent: Collection[str], nodes: Collection[str], *, apart: bool = False
+    volume: Replicated,
+    silent: Collection[str],
+    nodes: Collection[str],
+    *,
+    apart_seconds: float = 0.0,
 ) -> Verdict:
     """Whether the volume's publisher may go on without the other member.
 
     Wanted for that: the other agent is silent, and the publisher's own agent, which is not, sees no
     connection between the replicas. A replication link that is alive proves a kernel that is.
-    ``apart``: the two have had no connection for a while. Then an agent that is not silent, and
-    has told that its node is no primary, need not be waited for either.
+    ``apart_seconds``: for so long the two have had no connection. After a while an agent that is
+    not silent, and has told that its node is no primary, need not be waited for either.
     """
     record, node = volume.record, volume.record.primary
     if not node or node not in record.members or record.quarantine:
         return Verdict()
     others = record.others(node)
     lost = [member for member in others if member in silent]
-    if not lost and others and apart and not_connected(volume):
-        told = [volume.statements.get(member) for member in others]
-        if all(one is not None and one.view.role is Role.SECONDARY for one in told):
-            return Verdict(node, f"{node} has no link to {', '.join(others)}, which is no primary")
     if not lost:
+        if others and not_connected(volume) and apart_seconds >= _patience(volume, others):
+            return Verdict(node, f"{node} has no link to {', '.join(others)}, which is no primary")
         return Verdict()
     if node in silent:
         return Verdict("", f"{node} and {', '.join(lost)} are both silent")
@@ -77,6 +83,16 @@ def judge(
     if reason := isolated(silent, nodes):
         return Verdict("", reason)
     return Verdict(node, f"{', '.join(lost)} is silent, and {node} has lost it as well")
+
+
+def _patience(volume: Replicated, others: Collection[str]) -> float:
+    """How long a link that is away is waited for, in seconds; without end for another primary."""
+    told = [volume.statements.get(member) for member in others]
+    views = [statement.view for statement in told if statement is not None]
+    if len(views) < len(others) or any(view.role is not Role.SECONDARY for view in views):
+        return math.inf
+    trying = all(view.connection is Connection.CONNECTING for view in views)
+    return _LINK_SECONDS if trying else _SET_UP_SECONDS
 
 
 def not_connected(volume: Replicated) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 
 from recovery.arbiter import Arbiter
-from recovery.failover import SILENT_SECONDS, Replicated, judge, not_connected
+from recovery.failover import Replicated, judge, not_connected
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ class FailoverLoop:
         silent = self._arbiter.silent()
         unsettled = self._arbiter.unsettled(silent)
         self._note_who_is_apart(unsettled)
-        horizon = time.monotonic() - SILENT_SECONDS
+        now = time.monotonic()
         reasons: dict[str, str] = {}
         for volume in unsettled:
-            apart = self._apart_since.get(volume.volume_id, horizon + 1) <= horizon
-            verdict = judge(volume, silent, self._nodes, apart=apart)
+            seconds = now - self._apart_since.get(volume.volume_id, now)
+            verdict = judge(volume, silent, self._nodes, apart_seconds=seconds)
             if verdict.reason:
                 reasons[volume.volume_id] = verdict.reason
                 if self._reasons.get(volume.volume_id) != verdict.reason:

@@ -316,9 +316,12 @@ class Commands:
             raise Missing(f"there is no metadata of DRBD on {self._local(resource).metadata_disk}")
         return found
 
-    def generations(self, resource: Resource) -> Generations:
-        """All that is known of the local copy's generations. ``Missing`` without metadata."""
-        status = self.status(resource.name)
+    def generations(self, resource: Resource, seen: ResourceStatus | None = None) -> Generations:
+        """All that is known of the local copy's generations. ``Missing`` without metadata.
+
+        ``seen``: its status, where the caller has just looked; each look reads all resources.
+        """
+        status = seen or self.status(resource.name)
         if status is not None and status.disk not in _NOT_ATTACHED:
             argv = ["drbdsetup", "get-gi", str(resource.minor)]
             with _translated():

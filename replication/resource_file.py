@@ -20,6 +20,10 @@ PING_SECONDS = 1
 PING_TIMEOUT_TENTHS = 5
 CONNECT_SECONDS = 1
 
+# Of the resync's rate, what it has in any case while the volume is written.
+_BUSY_SHARE = 4
+_FILL_TARGET = "1M"  # under way at the same time; drbd.conf(5), c-fill-target
+
 HMAC_ALGORITHM = "sha256"
 
 Section = tuple[tuple[str, str], ...]
@@ -34,7 +38,11 @@ def disk_options(resource: Resource) -> Section:
     options = [("on-io-error", "detach")]
     if resource.dialect is Dialect.V84:
         options.append(("fencing", "resource-and-stonith"))
-    options += [("resync-rate", rate), ("c-max-rate", rate)]
+    # While the volume is written, a resync gets no more than c-min-rate; the default of 250 KiB/s
+    # would leave a busy volume with one copy for days.
+    least = f"{resource.tuning.resync_bytes_per_second // 1024 // _BUSY_SHARE}k"
+    options += [("resync-rate", rate), ("c-max-rate", rate), ("c-min-rate", least)]
+    options += [("c-fill-target", _FILL_TARGET)]
     if resource.tuning.discard_granularity_bytes:
         granularity = str(resource.tuning.discard_granularity_bytes)
         options.append(("rs-discard-granularity", granularity))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -114,7 +114,7 @@ class Table:
         self._peer_volumes: dict[tuple[str, int, int], PeerVolumeUpdate] = {}
 
     def apply(self, update: Update) -> str | None:
-        """Returns the name of the resource that it is about.
+        """Returns the name of the resource that it is about; None where only a count has moved on.
 
         Raises ``EventsLost`` for a change of something that nobody has told of before.
         """
@@ -128,7 +128,10 @@ class Table:
             _merge(self._connections, (update.resource, update.peer_id), update)
         elif isinstance(update, PeerVolumeUpdate):
             key = (update.resource, update.peer_id, update.number)
+            before = self._peer_volumes.get(key)
             _merge(self._peer_volumes, key, update)
+            if before is not None and _same_state(before, self._peer_volumes.get(key)):
+                return None
         return update.resource
 
     def resources(self) -> dict[str, ResourceStatus]:
@@ -162,6 +165,18 @@ def added_up(updates: Iterable[Update]) -> dict[str, ResourceStatus]:
     for update in updates:
         table.apply(update)
     return table.resources()
+
+
+def _same_state(before: PeerVolumeUpdate, after: PeerVolumeUpdate | None) -> bool:
+    """Whether all that differs is how far a resync is: that there is nothing left is a state."""
+    if after is None or bool(before.out_of_sync_bytes) != bool(after.out_of_sync_bytes):
+        return False
+    return after == replace(
+        before,
+        change=after.change,
+        out_of_sync_bytes=after.out_of_sync_bytes,
+        resync_total_bytes=after.resync_total_bytes,
+    )
 
 
 def _merge(known: dict[Any, Any], key: object, update: Any) -> None:

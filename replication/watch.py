@@ -212,7 +212,10 @@ class DrbdsetupStream:
 
 @dataclass(frozen=True)
 class Changes:
-    """Names of the resources that are not what they were; ``lost``: everything was read anew."""
+    """Names of the resources whose state is not what it was; ``lost``: everything was read anew.
+
+    The progress of a resync is no change of state: it is only in the watcher's resources.
+    """
 
     names: frozenset[str] = frozenset()
     helpers: tuple[HelperUpdate, ...] = ()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.csi_client import ControllerClient
-from lab.deployment import AGENT_PORT, NODE_SOCKET, Deployment, Pool
+from lab.deployment import AGENT_PORT, ARBITER_PORT, NODE_SOCKET, Deployment, Pool
 from lab.errors import LabError
 from lab.guest_process import GuestProcess
 from lab.lab import Lab
@@ -68,30 +69,37 @@ def find_binary() -> Path:
 
 
 def run_variant(lab: Lab, variant: Variant, progress: Progress = lambda done: None) -> Run:
-    """Boot a node, run the whole suite in it, look at what is left, remove the node."""
+    """Boot a node, run the whole suite in it, look at what is left, remove the node.
+
+    Replicas need more nodes: the suite runs in the first one, beside the controller.
+    """
     binary = find_binary()
     began = time.monotonic()
-    node = lab.add_node(f"sanity-{variant.name}", disks=(DISK,), memory=NODE_MEMORY)
+    names = [f"sanity-{variant.name}", *(f"peer-{n}" for n in range(1, variant.nodes))]
+    nodes = lab.add_nodes(names, disks=(DISK,), memory=NODE_MEMORY)
     try:
-        plugin = _Plugin(lab, node, variant)
+        plugin = _Plugin(lab, nodes, variant)
         try:
             output, specs, problems = plugin.run(binary, progress)
         finally:
             plugin.close()
     finally:
-        lab.remove_node(node)
+        for node in nodes:
+            lab.remove_node(node)
     return Run(variant, specs, tuple(problems), time.monotonic() - began, output)
 
 
 class _Plugin:
     """Controller and node service of one lab node, both inside it: sockets cross no kernels."""
 
-    def __init__(self, lab: Lab, node: Node, variant: Variant) -> None:
-        self._node, self._variant = node, variant
+    def __init__(self, lab: Lab, nodes: Sequence[Node], variant: Variant) -> None:
+        self._node, self._nodes, self._variant = nodes[0], nodes, variant
         self._deployment = Deployment(
             lab,
-            [node],
-            pools=(Pool(),),
+            nodes,
+            pools=(Pool(settings={"thin_size": "80%"}),),
+            replication=variant.nodes > 1,
+            arbiter=self._node.address,
             name=f"sanity-{variant.name}",
         )
         self._controller = self._start_controller()
@@ -112,13 +120,17 @@ class _Plugin:
         self._deployment.close()
 
     def _start_controller(self) -> GuestProcess:
-        name = self._node.name
-        self._deployment.spawn_agent(name)
+        names = [node.name for node in self._nodes]
+        for name in names:
+            self._deployment.spawn_agent(name)
+        listen = f"{self._node.address}:{ARBITER_PORT}" if len(names) > 1 else ""
+        lines = "".join(f'{node.name} = "{node.address}:{AGENT_PORT}"\n' for node in self._nodes)
         config = (
             f'csi_socket = "{_CONTROLLER_SOCKET}"\n'
             f'store = "{_STORE}"\n'
             f'tls_directory = "{self._deployment.tls / "controller"}"\n'
-            f'[nodes]\n{name} = "{self._node.address}:{AGENT_PORT}"\n'
+            f'arbiter_listen = "{listen}"\n'
+            f"[nodes]\n{lines}"
         )
         self._node.put("/etc/xlss/controller.toml", config.encode())
         argv = [
@@ -130,7 +142,8 @@ class _Plugin:
             "/etc/xlss/controller.toml",
         ]
         controller = self._node.spawn(argv, log="/run/xlss-controller.log")
-        self._deployment.wait_for_agent(name)
+        for name in names:
+            self._deployment.wait_for_agent(name)
         client = ControllerClient(self._node.grpc_target(_CONTROLLER_SOCKET))
         try:
             deadline = time.monotonic() + SERVING_SECONDS
@@ -182,12 +195,12 @@ class _Plugin:
             "control groups": "find /sys/fs/cgroup -type d",
         }
         found = []
-        for what, command in places.items():
-            lines = self._node.sh(
+        for node, (what, command) in itertools.product(self._nodes, places.items()):
+            lines = node.sh(
                 f"{{ {command} || true; }} 2>/dev/null | {{ grep -E '{_OURS}' || true; }}"
             )
             if lines.text:
-                found.append(f"LEFT BEHIND {what}:\n{lines.text}")
+                found.append(f"LEFT BEHIND {what} in {node.name}:\n{lines.text}")
         return found + self._records()
 
     def _records(self) -> list[str]:
@@ -202,8 +215,8 @@ class _Plugin:
         return [f"LEFT BEHIND records:\n{text}"] if text else []
 
     def _leaks(self) -> list[str]:
-        agent = self._deployment.agent(self._node.name)
-        logs = {"controller": self._controller.log(), "node": agent.log()}
+        logs = {node.name: self._deployment.agent(node.name).log() for node in self._nodes}
+        logs["controller"] = self._controller.log()
         found = [f"SECRET in the log of the {name}" for name, log in logs.items() if SECRET in log]
         found += [
             f"TRACEBACK in the log of the {name}:\n{log[log.index('Traceback') :][:3000]}"

@@ -18,6 +18,7 @@ class Variant:
     access: Literal["mount", "block"]
     size: int
     expanded: int
+    nodes: int = 1  # each replica is on one of its own
 
     @property
     def parameters(self) -> Path:
@@ -30,4 +31,5 @@ VARIANTS = (
     Variant("thin-block", "block", size=32 * MIB, expanded=64 * MIB),
     Variant("thick-mount", "mount", size=64 * MIB, expanded=96 * MIB),
     Variant("thick-block", "block", size=32 * MIB, expanded=64 * MIB),
+    Variant("replicated-mount", "mount", size=32 * MIB, expanded=64 * MIB, nodes=2),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.model import TOPOLOGY_NODE_KEY
 from node_agent.toml_table import (
     ConfigError,
     Table,
@@ -15,6 +16,7 @@ from node_agent.toml_table import (
     as_optional_address,
     as_path,
     as_seconds,
+    as_text,
     read_file,
 )
 
@@ -30,6 +32,7 @@ class ControllerConfig:
     metrics_listen: str = "127.0.0.1:9811"  # host:port, "" = none
     # host:port for the agents of replicated volumes, "" = no volume has replicas; wants
     # replication.key in the tls_directory.
+    failure_domain: str = TOPOLOGY_NODE_KEY  # topology segment in which replicas differ
     arbiter_listen: str = ""
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
@@ -50,6 +53,7 @@ def _parse(table: Table) -> ControllerConfig:
         store=table.take("store", as_path, default.store),
         tls_directory=table.take("tls_directory", as_path, default.tls_directory),
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
+        failure_domain=table.take("failure_domain", as_text, default.failure_domain),
         arbiter_listen=table.take("arbiter_listen", as_optional_address, default.arbiter_listen),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),

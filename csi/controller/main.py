@@ -69,7 +69,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
         call_seconds=config.call_seconds,
         observe=metrics.observe_made,
     )
-    pools = PoolLedger(agents)
+    pools = PoolLedger(agents, domain_key=config.failure_domain)
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
     metrics.register(ClusterCollector(store, pools, reconciler))

@@ -56,7 +56,7 @@ class Inventory(_message.Message):
     def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., foreign: _Optional[_Iterable[str]] = ..., stuck_commands: _Optional[int] = ..., version: _Optional[str] = ..., replication_address: _Optional[str] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("name", "volume_group", "extent_bytes", "thick_total_bytes", "thick_free_bytes", "disk_free_bytes", "thin", "trouble")
+    __slots__ = ("name", "volume_group", "extent_bytes", "thick_total_bytes", "thick_free_bytes", "disk_free_bytes", "thin", "trouble", "block_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VOLUME_GROUP_FIELD_NUMBER: _ClassVar[int]
     EXTENT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class Pool(_message.Message):
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     THIN_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     volume_group: str
     extent_bytes: int
@@ -73,7 +74,8 @@ class Pool(_message.Message):
     disk_free_bytes: _containers.RepeatedScalarFieldContainer[int]
     thin: ThinPool
     trouble: str
-    def __init__(self, name: _Optional[str] = ..., volume_group: _Optional[str] = ..., extent_bytes: _Optional[int] = ..., thick_total_bytes: _Optional[int] = ..., thick_free_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[_Iterable[int]] = ..., thin: _Optional[_Union[ThinPool, _Mapping]] = ..., trouble: _Optional[str] = ...) -> None: ...
+    block_bytes: int
+    def __init__(self, name: _Optional[str] = ..., volume_group: _Optional[str] = ..., extent_bytes: _Optional[int] = ..., thick_total_bytes: _Optional[int] = ..., thick_free_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[_Iterable[int]] = ..., thin: _Optional[_Union[ThinPool, _Mapping]] = ..., trouble: _Optional[str] = ..., block_bytes: _Optional[int] = ...) -> None: ...
 
 class ThinPool(_message.Message):
     __slots__ = ("name", "total_bytes", "used_bytes", "metadata_used", "virtual_bytes", "virtual_limit_bytes", "chunk_bytes")

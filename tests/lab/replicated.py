@@ -28,14 +28,14 @@ from lab.deployment import Deployment, Pool
 from lab.errors import LabError
 from lab.node import MIB
 from lab.records import Records, differing, hashes
-from tests.lab.replica_states import drbd_state, membership, stored_volume
+from lab.replica_states import drbd_state, membership, stored_volume
 
 if TYPE_CHECKING:
     from cluster.membership import Membership
     from lab.lab import Lab
     from lab.node import Node
     from lab.records import Writer
-    from tests.lab.replica_states import DrbdState
+    from lab.replica_states import DrbdState
 
 ONE, TWO, OTHER = "n1", "n2", "n3"
 SIZE = 64 * MIB

@@ -107,6 +107,22 @@ def test_a_change_that_nobody_told_of_before_is_a_gap() -> None:
     assert table.resources() == {}
 
 
+def test_progress_of_a_resync_is_no_change_of_state_but_its_end_is() -> None:
+    table = Table()
+    table.apply(ResourceUpdate(Change.EXISTS, "v1", Role.PRIMARY))
+    table.apply(ConnectionUpdate(Change.EXISTS, "v1", 0, ConnectionState.CONNECTED))
+
+    def told(state: ReplicationState, left: int, change: Change = Change.CHANGE) -> str | None:
+        return table.apply(PeerVolumeUpdate(change, "v1", 0, 0, state, None, left, 8192))
+
+    assert told(ReplicationState.SYNC_SOURCE, 8192, Change.EXISTS) == "v1"
+    assert told(ReplicationState.SYNC_SOURCE, 4096) is None
+    assert table.resources()["v1"].connection().volumes[0].out_of_sync_bytes == 4096
+    assert told(ReplicationState.SYNC_SOURCE, 0) == "v1"
+    assert told(ReplicationState.ESTABLISHED, 0) == "v1"
+    assert table.apply(PeerVolumeUpdate(Change.DESTROY, "v1", 0, 0)) == "v1"
+
+
 def test_unknown_words_and_numbers_become_unknown_and_warn(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

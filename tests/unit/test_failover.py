@@ -35,12 +35,16 @@ def test_nobody_goes_alone_while_all_speak_or_the_wrong_one_is_silent(node: str)
 def test_a_link_that_stays_away_is_not_waited_for_once_the_other_is_no_primary() -> None:
     both = {"b": sees("b", Connection.CONNECTING), "a": sees("a", Connection.CONNECTING)}
     volume = replace(LOST, statements=both)
-    assert judge(volume, set(), NODES, apart=False) == Verdict()
-    assert judge(volume, set(), NODES, apart=True).go_alone == "b"
+    assert judge(volume, set(), NODES, apart_seconds=2) == Verdict()
+    assert judge(volume, set(), NODES, apart_seconds=4).go_alone == "b"
+    setting_up = replace(volume, statements=both | {"a": sees("a", Connection.STANDALONE)})
+    assert judge(setting_up, set(), NODES, apart_seconds=4) == Verdict()
+    assert judge(setting_up, set(), NODES, apart_seconds=20).go_alone == "b"
     frozen = replace(both["a"], view=replace(both["a"].view, role=Role.PRIMARY))
     for a in (frozen, None):
         statements = {"b": both["b"]} | ({"a": a} if a else {})
-        assert judge(replace(LOST, statements=statements), set(), NODES, apart=True) == Verdict()
+        primary = replace(LOST, statements=statements)
+        assert judge(primary, set(), NODES, apart_seconds=1e9) == Verdict()
 
 
 def test_a_living_link_is_believed_more_than_a_silent_agent() -> None:

@@ -170,6 +170,31 @@ def test_replicas_go_to_different_failure_domains() -> None:
     assert place(twice, nodes[:2]).nodes == ("n1", "n2")
 
 
+def test_a_pair_of_which_one_node_is_named_has_the_other_where_there_is_room() -> None:
+    nodes = [node("n1", 5 * GIB), node("n2", 8 * GIB), node("n3", 9 * GIB)]
+    twice = request(spec=replace(THICK, replicas=2), requisite=({TOPOLOGY_NODE_KEY: "n1"},))
+    assert place(twice, nodes).nodes == ("n1", "n3", "n2")
+    full = place(twice, [node("n1", GIB), *nodes[1:]])
+    assert full.nodes == () and "no node of the requested topology can take it" in full.refused
+    named = replace(twice, requisite=({TOPOLOGY_NODE_KEY: "n1"}, {TOPOLOGY_NODE_KEY: "n2"}))
+    assert place(named, nodes).nodes == ("n2", "n1")
+    zones = [node("n1", zone="z1"), node("n2", zone="z1"), node("n3", zone="z2")]
+    assert set(place(replace(twice, requisite=({ZONE: "z1"},)), zones).nodes) == {"n1", "n2"}
+
+
+def test_replicas_lie_on_disks_with_logical_blocks_of_one_size() -> None:
+    large, *small = (
+        with_pool(node("n1", 9 * GIB), block_bytes=4096),
+        with_pool(node("n2", 8 * GIB), block_bytes=512),
+        with_pool(node("n3", 7 * GIB), block_bytes=512),
+    )
+    twice = request(spec=replace(THICK, replicas=2))
+    assert place(twice, [large, *small]).nodes == ("n2", "n3", "n1")
+    assert place(request(), [large, *small]).nodes[0] == "n1"
+    (reason,) = place(twice, [large, small[0]]).refused
+    assert "1 left, as their disks have logical blocks of different sizes" in reason
+
+
 @pytest.mark.parametrize(
     ("layout", "disks", "largest"),
     [

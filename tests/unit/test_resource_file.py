@@ -27,6 +27,8 @@ resource v0a1b {
 		fencing resource-and-stonith;
 		resync-rate 102400k;
 		c-max-rate 102400k;
+		c-min-rate 25600k;
+		c-fill-target 1M;
 		rs-discard-granularity 65536;
 	}
 	net {

@@ -16,12 +16,14 @@ from cluster.locks import Locks
 from host import loop_devices
 from host.command import Runner
 from host.device_mapper import DeviceMapper, Target
-from host.device_users import Found, Stack, UserFinder
+from host.device_users import Found, UserFinder
+from host.encryption import format_device, open_device
 from host.filesystem import make
 from host.linear_device import ensure_linear
 from host.mount import bind, make_directory, make_file, mount_device, mounts_at
+from host.mount_namespaces import Stack
 from host.processes import is_doomed, kill, stat_of
-from node_agent import targets
+from node_agent import eviction, targets
 from node_agent.devices import Devices, stack_names
 from node_agent.eviction import Evictor
 from node_agent.limits import Limiter
@@ -122,11 +124,13 @@ def a_raw_device_is_found_behind_a_node_of_another_name() -> None:
         make_file(f"{folder}/block")
         bind(node, f"{folder}/block")
         number = os.stat(node).st_rdev  # noqa: PTH116
-        os.mknod(folder / "of-a-container", 0o600 | 0o060000, number)
+        # A container's /dev is a tmpfs with nodes of its own.
+        sh(f"mkdir {folder}/dev; mount -t tmpfs none {folder}/dev")
+        os.mknod(folder / "dev/own", 0o600 | 0o060000, number)
         mapped = spawn(f"f = os.open('block', os.O_RDWR); {_MAP}")
         bound = spawn("f = os.open('block', os.O_RDWR)")
-        made = spawn("f = os.open('of-a-container', os.O_RDWR)")
-        gone = spawn("f = os.open('of-a-container', os.O_RDWR); os.unlink('of-a-container')")
+        made = spawn("f = os.open('dev/own', os.O_RDWR)")
+        gone = spawn("f = os.open('dev/own', os.O_RDWR); os.unlink('dev/own')")
         assert _by_pid(_find(mapper)) == {
             mapped: "has the device mapped",
             bound: "has the device open",
@@ -183,7 +187,7 @@ def a_pod_is_ended_with_all_its_mounts_and_starts_nothing_any_more() -> None:
         known.put(_target(f"{folder}/published"))
         join = f"open('{cgroup}/container/cgroup.procs', 'w').write(str(os.getpid()))"
         in_pod = [spawn(f"{join}; f = open('published/file', 'a')"), spawn(join)]
-        stranger = spawn("")
+        stranger = spawn()
         assert evictor.users(VOLUME, frozen=False) is Users.ALIVE
         heard: list[str] = []
         with _listening(heard):
@@ -243,11 +247,66 @@ def what_cannot_be_ended_is_said_to_need_a_reboot_and_tried_again() -> None:
         assert evictor.users(VOLUME, frozen=False) is Users.NONE
 
 
-def _mounted(runner: Runner, mapper: DeviceMapper, folder: Path, kind: str = "ext4") -> str:
+def a_disk_that_hangs_below_all_of_it_is_given_up_and_taken_down_when_it_answers() -> None:
+    with machine() as (runner, mapper, folder), _children() as spawn:
+        lower = str(ensure_linear(mapper, "xlss-lower", DISK, 320 * MIB))
+        _mounted(runner, mapper, folder, backing=lower)
+        pid = spawn("f = os.open('a/file', os.O_WRONLY)")
+        sh(f"echo dirty > {folder}/a/file2")
+        mapper.suspend("xlss-lower", deadline=10, lockfs=False)
+        eviction._UNMOUNT_SECONDS = 2.0
+        evictor, _ = _evictor(runner, mapper)
+        raises(Refused, lambda: evictor.kill(VOLUME, frozen=False))
+        assert evictor.users(VOLUME, frozen=False) is Users.ALIVE
+        wait_until(lambda: (one := stat_of(pid)) is None or is_doomed(one.process))
+        mapper.resume("xlss-lower", deadline=10, lockfs=False)
+        wait_until(lambda: runner.stuck == 0)
+        evictor.kill(VOLUME, frozen=False)
+        assert evictor.users(VOLUME, frozen=False) is Users.NONE
+        assert mapper.names() == ["xlss-lower"]
+
+
+def an_encrypted_volume_is_taken_down_as_a_whole() -> None:
+    with machine() as (runner, mapper, folder), _children() as spawn:
+        face = str(ensure_linear(mapper, FACE, DISK, 320 * MIB))
+        format_device(runner, face, b"key")
+        top = str(open_device(runner, mapper, face, stack_names(VOLUME)[1], b"key"))
+        make(runner, top, "btrfs", reads_zero=False)
+        make_directory(f"{folder}/a")
+        mount_device(runner, top, f"{folder}/a", "btrfs")
+        pid = spawn("f = open('a/file', 'w'); f.write('x')")
+        assert _by_pid(_find(mapper)) == {pid: "has a file open"}
+        evictor, _ = _evictor(runner, mapper)
+        evictor.kill(VOLUME, frozen=False)
+        assert evictor.users(VOLUME, frozen=False) is Users.NONE
+        assert mapper.names() == []
+
+
+def _serve(volume_id: str, device: str, size_bytes: int) -> None:
+    """What a node has of a replicated volume that it serves: a face, mounted at /tmp/served."""
+    runner = Runner()
+    node = str(ensure_linear(DeviceMapper(runner), f"xlss-{volume_id}", device, size_bytes))
+    make(runner, node, "ext4", reads_zero=False)
+    make_directory("/tmp/served")
+    mount_device(runner, node, "/tmp/served", "ext4")
+
+
+def _evict(volume_id: str, *, frozen: bool, kill: bool) -> None:
+    """Writes what users there are afterwards."""
+    runner = Runner()
+    evictor, _ = _evictor(runner, DeviceMapper(runner))
+    if kill:
+        evictor.kill(volume_id, frozen=frozen)
+    sys.stdout.write(evictor.users(volume_id, frozen=frozen).value)
+
+
+def _mounted(
+    runner: Runner, mapper: DeviceMapper, folder: Path, kind: str = "ext4", backing: str = DISK
+) -> str:
     """A face with a file system at ``a``, which holds ``file`` and the folder ``deep``."""
     size = 320 * MIB
-    sh(f"blkdiscard -z -l {size} {DISK}")
-    node = str(ensure_linear(mapper, FACE, DISK, size))
+    sh(f"blkdiscard -z -l {size} {backing}")
+    node = str(ensure_linear(mapper, FACE, backing, size))
     make(runner, node, kind, reads_zero=False)
     make_directory(f"{folder}/a")
     mount_device(runner, node, f"{folder}/a", kind)
@@ -287,8 +346,8 @@ class _Spawn:
     def __init__(self) -> None:
         self.children: list[subprocess.Popen[str]] = []
 
-    def __call__(self, code: str, *before: str, says_so: bool = False) -> int:
-        code = f"import os, time; {code}"
+    def __call__(self, code: str = "", *before: str, says_so: bool = False) -> int:
+        code = f"import os, time; {code or 'pass'}"
         if not says_so:
             code += "; print('ready', flush=True); time.sleep(999)"
         argv = [*before, sys.executable, "-I", "-S", "-c", code]

@@ -47,7 +47,17 @@ def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -
     mapper = DeviceMapper(runner)
     # None of them is asked for a logical volume.
     devices = Devices(runner, mapper, LogicalVolumes({}, lambda spec: None))
-    side = ReplicaSide(node, runner, mapper, commands, _Backing(), devices, _Nobody(), Holds())
+    side = ReplicaSide(
+        node,
+        runner,
+        mapper,
+        commands,
+        _Backing(),
+        devices,
+        _Nobody(),
+        Holds(),
+        resync_bytes_per_second=100 << 20,
+    )
     side.flush(assignment)
     if do is not None:
         side.carry_out(do, assignment)

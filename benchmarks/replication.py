@@ -1,0 +1,196 @@
+"""Replicated volumes: their rates against DRBD by hand, their failover, the pause of a snapshot."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.device_io import PATTERNS, SIZE, Pattern, rates
+from benchmarks.figures import Figure, Target, at_least, at_most, median_ratio
+from lab.deployment import Deployment, Pool
+from lab.lab import Lab
+from lab.node import MIB, Node
+from lab.orchestrator import Orchestrator
+from lab.records import Records
+
+ONE, TWO = "n1", "n2"
+_GROUP = "vg0"
+_FAILOVER_SECONDS = 6.0
+_HAND = "/dev/drbd1"
+# What a person writes who follows the manual, with the settings that ours has.
+_BY_HAND = """resource hand {{
+  disk {{ on-io-error detach; fencing resource-and-stonith; c-max-rate 102400k; }}
+  net {{
+    protocol C; cram-hmac-alg sha256; shared-secret "{secret}";
+    timeout 9; ping-int 1; ping-timeout 5; connect-int 1; ko-count 7;
+    verify-alg sha256; csums-alg sha256;
+  }}
+{hosts}
+}}
+"""
+_HOST = """  on {name} {{
+    address ipv4 {address}:7001;
+    volume 0 {{
+      device minor 1; disk /dev/vg0/hand; flexible-meta-disk /dev/vg0/hand-meta;
+    }}
+  }}"""
+
+
+@contextmanager
+def pair() -> Iterator[Orchestrator]:
+    """Build it, and take it down again."""
+    with Lab() as lab:
+        nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30,), memory=512 * MIB, udev=True)
+        settings = {"thin_size": "50%"}
+        deployment = Deployment(
+            lab, nodes, pools=(Pool(settings=settings),), replication=True, name="pair"
+        )
+        try:
+            deployment.start()
+            yield Orchestrator(deployment)
+        finally:
+            deployment.close()
+
+
+def device_rates(site: Orchestrator, rounds: int, seconds: float) -> list[Figure]:
+    """Ours against the same resource by hand, the raw logical volume, and a face without DRBD."""
+    parameters = {"pool": "default", "provision": "thick"}
+    ours = site.create("bench-two", SIZE, **parameters, replicas="2")
+    single = site.create("bench-one", SIZE, **parameters)
+    where = single.accessible_topology[0].segments["csi.xlss.io/node"]
+    mine, alone = site.serve(ours, where), site.serve(single, where)
+    _make_by_hand(site, where)
+    devices = (mine, _HAND, f"/dev/{_GROUP}/vol-{single.volume_id}", alone)
+    try:
+        for device in devices[:3]:
+            site.node(where).run(
+                ["dd", "if=/dev/urandom", f"of={device}", "bs=1M", "oflag=direct"], check=False
+            )
+        site.until_in_sync(ours)
+        figures: list[Figure] = []
+        for pattern in PATTERNS:
+            figures += _compare(site.node(where), pattern, devices, rounds, seconds)
+        return sorted(figures, key=lambda figure: figure.group)
+    finally:
+        _remove_by_hand(site)
+        for volume in (ours, single):
+            site.withdraw(volume, where)
+            site.delete(volume)
+
+
+def _compare(
+    node: Node, pattern: Pattern, devices: tuple[str, ...], rounds: int, seconds: float
+) -> list[Figure]:
+    ours, hand, raw, alone = rates(node, pattern, devices, rounds, seconds)
+    against = (
+        ("DRBD by hand", hand, at_least(0.97)),
+        ("raw LV", raw, None),
+        ("face without replica", alone, None),
+    )
+    return [
+        _ratio(f"fio, replicated / {name}", pattern, ours, theirs, target)
+        for name, theirs, target in against
+    ]
+
+
+def _ratio(
+    group: str, pattern: Pattern, ours: list[float], theirs: list[float], target: Target | None
+) -> Figure:
+    basis = f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}"
+    return Figure(group, pattern.name, median_ratio(ours, theirs), "", target, basis)
+
+
+def failover(site: Orchestrator, runs: int) -> list[Figure]:
+    """From the SIGKILL of the primary's node to the first write acknowledged on the survivor."""
+    volume = site.create("bench-failover", 64 * MIB, replicas="2")
+    took: list[float] = []
+    site.serve(volume, ONE)
+    site.until_in_sync(volume)
+    for number in range(runs):
+        old, new = (ONE, TWO) if number % 2 == 0 else (TWO, ONE)
+        site.node(old).kill(silently=True)
+        begun = time.monotonic()
+        device = site.fail_over(volume, old, new)
+        _write(site.node(new), device)
+        took.append(time.monotonic() - begun)
+        site.deployment.reboot(old)
+        site.until_in_sync(volume)
+    site.withdraw(volume, new)
+    site.delete(volume)
+    basis = f"min {min(took):.2f}, max {max(took):.2f} s, {runs} runs"
+    return [
+        Figure(
+            "failover",
+            "power-off of the primary to the first write on the survivor, median",
+            statistics.median(took),
+            "s",
+            at_most(_FAILOVER_SECONDS),
+            basis,
+        )
+    ]
+
+
+def snapshot_pause(site: Orchestrator, snapshots: int) -> list[Figure]:
+    """The longest that a write waits around a snapshot, under a writer that never rests."""
+    volume = site.create("bench-pause", 64 * MIB, replicas="2")
+    device = site.serve(volume, ONE)
+    site.until_in_sync(volume)
+    records = Records()
+    writer = records.start(site.node(ONE), device)
+    pauses: list[float] = []
+    for number in range(snapshots):
+        writer.wait_for(50)
+        begun = time.monotonic()
+        cut = site.controller.snapshot(volume.volume_id, f"pause-{number}")
+        writer.wait_for(50)
+        pauses.append(_longest_gap(records, begun))
+        site.controller.delete_snapshot(cut.snapshot_id)
+    writer.stop()
+    site.withdraw(volume, ONE)
+    site.delete(volume)
+    basis = f"max {max(pauses) * 1000:.0f} ms, {snapshots} snapshots"
+    return [
+        Figure(
+            "snapshot of a replicated volume",
+            "longest pause of a write, median",
+            statistics.median(pauses) * 1000,
+            "ms",
+            None,
+            basis,
+        )
+    ]
+
+
+def _longest_gap(records: Records, since: float) -> float:
+    (session,) = records.journal()
+    times = [since, *(time for time in session.acknowledged if time > since)]
+    return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+
+
+def _write(node: Node, device: str) -> None:
+    node.run(["dd", "if=/dev/zero", f"of={device}", "bs=4096", "count=1", "oflag=direct,sync"])
+
+
+def _make_by_hand(site: Orchestrator, primary: str) -> None:
+    nodes = site.deployment.nodes.values()
+    hosts = "\n".join(_HOST.format(name=node.name, address=node.address) for node in nodes)
+    config = _BY_HAND.format(secret="0123456789abcdef", hosts=hosts)
+    for node in nodes:
+        node.put("/etc/hand.res", config.encode(), mode=0o600)
+        node.sh(
+            f"lvcreate -y -Wn -Zn -L {SIZE}b -n hand {_GROUP} && "
+            f"lvcreate -y -Wn -Zn -L 4M -n hand-meta {_GROUP} && "
+            "drbdadm -c /etc/hand.res create-md --force hand && drbdadm -c /etc/hand.res up hand"
+        )
+    site.node(primary).sh("drbdadm -c /etc/hand.res primary --force hand")
+
+
+def _remove_by_hand(site: Orchestrator) -> None:
+    for node in site.deployment.nodes.values():
+        node.sh(
+            f"drbdadm -c /etc/hand.res down hand; lvremove -fy {_GROUP}/hand {_GROUP}/hand-meta",
+            check=False,
+        )
