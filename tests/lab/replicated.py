@@ -215,7 +215,7 @@ class Service:
         deadline = time.monotonic() + seconds
         self.stop()
         for other in set(self.nodes) - {node}:
-            self._withdraw(other, deadline)
+            self.release(other, deadline)
             self._unpublish(other, deadline)
         self.serve(node, seconds)
 
@@ -254,10 +254,10 @@ class Service:
         """Nobody uses it any more, anywhere."""
         deadline = time.monotonic() + SYNCING
         for name in self.nodes:
-            self._withdraw(name, deadline)
+            self.release(name, deadline)
             self._unpublish(name, deadline)
 
-    def _withdraw(self, name: str, deadline: float) -> None:
+    def release(self, name: str, deadline: float) -> None:
         """What kubelet does where a pod is gone; also after a reboot, and again."""
         agent = self.cluster.node(name)
         staging, target = self.staging, f"{KUBELET}/pod-{self.id}"
@@ -331,17 +331,18 @@ class Service:
             assert time.monotonic() < deadline, f"not {what} in {seconds} s: {self.state()}"
             time.sleep(0.02)
 
-    def until_in_sync(self) -> None:
-        def in_sync() -> bool:
-            states = [self.drbd(name) for name in self.nodes]
-            record = self.record
-            return (
-                all(state is not None and state.in_sync for state in states)
-                and record.members == self.nodes
-                and not record.quarantine
-            )
+    def in_sync(self) -> bool:
+        """Both replicas are members, and the kernel has nothing left to copy."""
+        states = [self.drbd(name) for name in self.nodes]
+        record = self.record
+        return (
+            all(state is not None and state.in_sync for state in states)
+            and record.members == self.nodes
+            and not record.quarantine
+        )
 
-        self.until("in sync", in_sync)
+    def until_in_sync(self) -> None:
+        self.until("in sync", self.in_sync)
 
     def until_frozen(self, name: str) -> None:
         """The kernel holds writes back, and the writer there gets no acknowledgement."""
