@@ -40,6 +40,9 @@ class Connection(Lenient):
     UNKNOWN = "Unknown"
 
 
+# Of a generation in hexadecimal: all, and those that a begin of a resync counts up.
+_DIGITS, _DERIVED_DIGITS = 16, 4
+
 CONNECTED = (Connection.CONNECTED, Connection.SYNC_SOURCE, Connection.SYNC_TARGET)
 
 
@@ -57,8 +60,18 @@ class Generations:
     was_primary: bool = False
 
     def grown_from(self, generation: str) -> bool:
-        """Whether the data is of that generation or of a later one that began from it."""
-        return generation in (self.current, self.bitmap, *self.history)
+        """Whether the data is of that generation or of a later one that began from it.
+
+        Each begin of a resync adds 1 << 48 to the source's bitmap generation, and the former one
+        goes into a history of two (``drbd_gen_and_send_sync_uuid``): after a resync that had to
+        begin twice, only what was derived from a generation tells of it. Not so for the current
+        one: with that a target says that it is half filled.
+        """
+        derived = generation[_DERIVED_DIGITS:]
+        return generation == self.current or any(
+            former == generation or (len(former) == _DIGITS and former[_DERIVED_DIGITS:] == derived)
+            for former in (self.bitmap, *self.history)
+        )
 
 
 class Users(Lenient):
