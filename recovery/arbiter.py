@@ -78,6 +78,7 @@ class Arbiter:
         self._statements: dict[tuple[str, str], Statement] = {}
         self._go_alone: dict[str, tuple[str, int]] = {}  # node, and the revision it is good for
         self._heard: dict[str, float] = {}
+        self._refused: dict[str, str] = {}  # why a replica that has told so is not taken back
         self._subscriptions: dict[str, Subscription] = {}
         self._revision = 0
         self._decides_at = time.monotonic() + gather_seconds
@@ -290,6 +291,10 @@ class Arbiter:
         if set(held.record.members) == set(held.record.replicas) or self._not_yet(volume_id, held):
             return
         answer = arbiter_rules.rejoin(held, *stated)
+        if self._refused.get(volume_id) != answer.reason:
+            self._refused[volume_id] = answer.reason
+            if not answer.granted:
+                _log.info("volume %s: its set stays as it is: %s", volume_id, answer.reason)
         if answer.granted:
             try:
                 self._write(volume_id, answer.record, held.revision)
