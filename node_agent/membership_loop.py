@@ -56,6 +56,10 @@ class Side(Protocol):
         """Any action that is neither a question, a note nor WAIT."""
         ...
 
+    def has_replica(self, volume_id: str) -> bool:
+        """Whether anything of the volume is on this node."""
+        ...
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -231,6 +235,18 @@ class MembershipLoop:
             for volume_id in gone:
                 del self._memory[volume_id]
                 self._due.pop(volume_id, None)
+                self._pool.submit(self._forget, volume_id)
+
+    def _forget(self, volume_id: str) -> None:
+        """A volume that is not assigned any more: without a replica its notes are of no use.
+
+        With one they are all that tells who has everything, should the store have lost it.
+        """
+        try:
+            if not self._side.has_replica(volume_id):
+                self._notes.remove(volume_id)
+        except (HostError, ClusterError, OSError) as error:
+            _log.warning("volume %s: its notes are kept: %s", volume_id, error)
 
     def _turn(self, volume_id: str) -> None:
         seconds = self._retry_seconds

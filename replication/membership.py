@@ -392,7 +392,9 @@ def _outside(now: Situation) -> Action:
     view = now.view
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not in the set")
-    if view.connected and not now.notes.disk_failed:
+    # In a handshake the generations are already those of the resync that is about to begin.
+    busy = view.connected or view.connection is Connection.UNKNOWN
+    if busy and not now.notes.disk_failed:
         return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
     if now.notes.disk_failed:
         if view.disk is not Disk.INCONSISTENT:

@@ -268,6 +268,8 @@ def test_a_replica_outside_comes_back_only_as_a_target() -> None:
     assert does(seen, ONLY_A).do is Do.WAIT
     assert does(seen, ONLY_A, peer=states(replace(complete, suspended=True))).do is Do.WAIT
     assert does(seen, ONLY_A, peer=states(complete)).do is Do.CONNECT
+    handshake = replace(seen, connection=Connection.UNKNOWN, generations=Generations("g9"))
+    assert does(handshake, ONLY_A, peer=states(complete)).do is Do.WAIT
     stray = replace(seen, generations=Generations("g3", "g1"))
     assert does(stray, ONLY_A, peer=states(complete)).do is Do.INVALIDATE
 

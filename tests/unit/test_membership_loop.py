@@ -73,6 +73,7 @@ class ScriptedSide:
         self.views: dict[str, View] = {}
         self.done: list[tuple[str, str]] = []
         self.failing: set[str] = set()
+        self.present = True  # whether the node has anything of the volumes
         self.hanging: dict[str, threading.Event] = {}
 
     def view(self, assignment: Assignment) -> View:
@@ -88,6 +89,9 @@ class ScriptedSide:
         self._note(do.value, assignment)
         volume_id = assignment.volume_id
         self.views[volume_id] = replace(self.views[volume_id], **CHANGES[do])  # type: ignore[arg-type]
+
+    def has_replica(self, volume_id: str) -> bool:
+        return self.present
 
     def names(self, volume_id: str) -> list[str]:
         return [name for volume, name in self.done if volume == volume_id]
@@ -270,3 +274,22 @@ def test_what_is_seen_is_told_again_after_a_volume_was_gone(make: Callable[..., 
     told = world.arbiter.told["v"]
     world.arbiter.told.clear()
     world.until(lambda: world.arbiter.told.get("v") == told)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_notes_go_with_the_replica_and_not_with_the_assignment(
+    make: Callable[..., World], present: bool
+) -> None:
+    world = make("v", "other")
+    world.loop.start(world.arbiter)
+    world.loop.require_primary("v", 10.0)
+    world.side.present = present
+    world.arbiter.assigned = {"other": world.arbiter.assigned["other"]}
+    assert world.arbiter.changed is not None
+    world.arbiter.changed()
+    world.until(lambda: not world.decided("v"))
+    if present:
+        world.loop.require_primary("other", 10.0)
+    else:
+        world.until(lambda: world.notes.of("v") == Notes())
+    assert (world.notes.of("v") == Notes()) is not present
