@@ -17,6 +17,7 @@ from cluster.agents import Agents, SnapshotReport, ask_all
 from cluster.errors import ClusterError, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.locks import ObjectLocks
+from cluster.membership import Membership
 from cluster.memberships import Memberships
 from cluster.model import Snapshot, Volume
 from cluster.store import Store
@@ -46,7 +47,7 @@ class Cutter:
 
         Raises Refused when nobody knows which those are.
         """
-        return volume.nodes if volume.replication is None else self._members(volume.id)
+        return volume.nodes if volume.replication is None else self._membership(volume.id).members
 
     def cut(self, wanted: Sequence[Snapshot]) -> dict[str, SnapshotReport]:
         """Cut them all on all their nodes, at one instant; by identifier, the smallest of each.
@@ -54,6 +55,7 @@ class Cutter:
         The caller holds ``locked``. Raises Unavailable when the cuts may be of several instants:
         then they are to be removed and cut anew.
         """
+        before = {cut.volume_id: self._epoch(cut) for cut in wanted}
         by_node: dict[str, list[Snapshot]] = {}
         for snapshot in wanted:
             for node in snapshot.nodes:
@@ -64,7 +66,11 @@ class Cutter:
         else:
             reports = self._cut_held(by_node)
         for snapshot in wanted:
-            self._require_members(snapshot)
+            if self._epoch(snapshot) != before[snapshot.volume_id]:
+                raise Unavailable(
+                    f"the in-sync set of volume {snapshot.volume_id} changed while it was being"
+                    " cut; repeat"
+                )
         least: dict[str, SnapshotReport] = {}
         for report in reports:
             known = least.get(report.id, report)
@@ -99,25 +105,31 @@ class Cutter:
             raise Unavailable(f"I/O was not held still to the end on {', '.join(broken)}; repeat")
         return [report for reports in cut.values() for report in reports]
 
-    def _require_members(self, snapshot: Snapshot) -> None:
-        """A node that has left the set meanwhile may lack writes that were acknowledged since."""
+    def _epoch(self, snapshot: Snapshot) -> int:
+        """That of the set whose members are to be cut; 0 without replicas.
+
+        A node that has left it may lack writes that were acknowledged since, also when it is a
+        member again: then the epoch tells.
+        """
         if snapshot.spec.replicas == 1:
-            return
-        lost = set(snapshot.nodes) - set(self._members(snapshot.volume_id))
+            return 0
+        record = self._membership(snapshot.volume_id)
+        lost = set(snapshot.nodes) - set(record.members)
         if lost:
             raise Unavailable(
                 f"{', '.join(sorted(lost))} left the in-sync set of volume {snapshot.volume_id}"
                 " while it was being cut; repeat"
             )
+        return record.epoch
 
-    def _members(self, volume_id: str) -> tuple[str, ...]:
+    def _membership(self, volume_id: str) -> Membership:
         held = self._memberships.find(volume_id)
         if held is None or held.record.quarantine or not held.record.members:
             raise Refused(
                 f"which replicas of volume {volume_id} are complete is not known: no snapshot can"
                 " be cut before its nodes have reported"
             )
-        return held.record.members
+        return held.record
 
 
 def _require_answers(answers: Mapping[str, _T | ClusterError]) -> dict[str, _T]:

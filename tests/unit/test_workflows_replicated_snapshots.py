@@ -78,6 +78,27 @@ def test_cuts_do_not_count_when_a_member_leaves_meanwhile(world: World) -> None:
     world.check_settled()
 
 
+def test_cuts_do_not_count_when_a_member_was_away_meanwhile(world: World) -> None:
+    """Back in the set after a resync, it was cut before that."""
+    volume = world.create(spec=THIN_PAIR)
+
+    def away(_: str) -> None:
+        memberships = Memberships(world.store)
+        first = memberships.find(volume.id)
+        leave_set(world, volume, volume.nodes[0])
+        now = memberships.find(volume.id)
+        assert first is not None
+        assert now is not None
+        back = replace(first.record, epoch=now.record.epoch + 1)
+        memberships.write(volume.id, back, now.revision)
+
+    at(world, "create_snapshots", away)
+    with pytest.raises(Unavailable, match="changed while"):
+        world.snapshots.create("cut", volume.id)
+    assert world.nodes.snapshot_ids() == []
+    world.check_settled()
+
+
 def test_cuts_do_not_count_when_the_hold_was_lost(world: World) -> None:
     volume = world.create(spec=THIN_PAIR)
     at(world, "create_snapshots", lambda node: world.nodes.nodes[node].suspensions.clear())
