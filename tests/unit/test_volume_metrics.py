@@ -99,7 +99,7 @@ def test_a_replica_is_shown_with_its_states(tmp_path: Path) -> None:
         VolumeReport("vb", 1 << 30, "p", "", True, True, True),
     ]
     metrics = Metrics("node")
-    metrics.register(NodeCollector("n1", lambda: [], lambda: volumes, lambda: 0, lambda: {}))
+    metrics.register(NodeCollector("n1", list, lambda: volumes, lambda: 0, dict))
     text = metrics.text().decode()
     states = 'connection="WFConnection",disk="UpToDate",peer_disk="DUnknown",role="Primary"'
     assert states in text
