@@ -69,10 +69,17 @@ class Decision:
     reason: str
     failure: str = ""
     serving: bool = False  # primary, and nothing is held back
+    word: str = ""  # what the controller makes of silent nodes
+    unheard: bool = False  # no arbiter answers
+
+    @property
+    def own_words(self) -> str:
+        """Without the controller's."""
+        return f"{self.reason}: {self.failure}" if self.failure else self.reason
 
     @property
     def words(self) -> str:
-        return f"{self.reason}: {self.failure}" if self.failure else self.reason
+        return f"{self.own_words} (the controller: {self.word})" if self.word else self.own_words
 
 
 @dataclass
@@ -332,6 +339,10 @@ class MembershipLoop:
 
     def _decide(self, volume_id: str, memory: _Memory, decision: Decision) -> None:
         old = memory.decision
+        with self._changed:
+            unheard = self._present is None
+        word = "" if decision.serving or unheard else memory.assignment.word
+        decision = replace(decision, word=word, unheard=unheard)
         if old is None or (old.do, old.words) != (decision.do, decision.words):
             _log.info("volume %s: %s: %s", volume_id, decision.do, decision.words)
         with self._changed:

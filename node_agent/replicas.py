@@ -11,7 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
-from cluster.errors import Unavailable
+from cluster.agents import ReplicaReport
+from cluster.errors import Refused, Unavailable
 from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError, Missing
@@ -20,10 +21,12 @@ from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.holds import Holds
 from node_agent.logical_volumes import LogicalVolumes
-from node_agent.membership_loop import Decision, MembershipLoop
+from node_agent.membership_loop import MembershipLoop
 from node_agent.notes import NoteBook
 from node_agent.replica_side import Eviction, ReplicaSide
+from node_agent.replica_status import ReplicaStatuses
 from node_agent.replica_storage import ReplicaStorage
+from node_agent.verified import Verified
 from replication import fencing
 from replication.commands import Commands
 from replication.status import ConnectionState, Role
@@ -49,6 +52,7 @@ class Replicas:
         eviction: Eviction,
         holds: Holds,
         notes: NoteBook,
+        verified: Verified,
         *,
         resync_bytes_per_second: int,
     ) -> None:
@@ -69,6 +73,8 @@ class Replicas:
             resync_bytes_per_second=resync_bytes_per_second,
         )
         self._loop = MembershipLoop(self._side, notes)
+        self._verified = verified
+        self._statuses = ReplicaStatuses(self._loop.decision, verified)
         self._stopped = threading.Event()
         self.trouble = "replication is being set up"
 
@@ -98,9 +104,26 @@ class Replicas:
             with suppress(HostError, Unavailable):  # it is served as it is; NodeExpand insists
                 self._resize(volume_id, size)
 
-    def decision(self, volume_id: str) -> Decision | None:
-        """What was last decided about it here."""
-        return self._loop.decision(volume_id)
+    def report(self, volume_id: str) -> ReplicaReport:
+        """How the replica is, from what is known: nothing is asked of the kernel."""
+        return self._statuses.of(volume_id)
+
+    def verify(self, volume_id: str) -> None:
+        """Begin to compare both replicas; the result comes with ``report``.
+
+        Raises Refused unless both are connected and UpToDate, Unavailable without an assignment.
+        """
+        assignment = self._loop.assignment(volume_id)
+        if assignment is None:
+            raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
+        replica = self._statuses.of(volume_id)
+        if not replica.in_sync:
+            raise Refused(
+                f"volume {volume_id} is {replica.connection}, {replica.disk}/{replica.peer_disk}: "
+                "it can be verified once both replicas are connected and UpToDate"
+            )
+        with self._loop.paused(volume_id):
+            self._commands.verify(self._side.resource(assignment))
 
     def grow(self, data: Entry) -> None:
         """Let DRBD have what the logical volume has grown to; here the others have it already.
@@ -125,6 +148,7 @@ class Replicas:
             self._storage.remove(volume_id)
             fencing.revoke(volume_id)
             self._notes.remove(volume_id)
+            self._verified.remove(volume_id)
 
     def _resize(self, volume_id: str, size_bytes: int) -> None:
         assignment = self._loop.assignment(volume_id)
@@ -169,10 +193,17 @@ class Replicas:
             watcher = Watcher(stream)
             self._loop.poke_all()
             while not self._stopped.is_set():
+                self._look(watcher)
                 for name in watcher.changes(_EVENT_SECONDS).names:
                     self._loop.poke(name)
         finally:
             stream.close()
+
+    def _look(self, watcher: Watcher) -> None:
+        """Events tell no progress: while something is copied or compared, one dump a second."""
+        due = self._statuses.figures_due(watcher.resources)
+        if due is not None:
+            self._statuses.see(self._observer.status() if due else watcher.resources)
 
     def _tell(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
