@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from lab.deployment import Deployment
+from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.node import MIB
 from lab.replica_states import stored
@@ -203,7 +203,9 @@ class Scene:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._nodes = lab.add_nodes((ONE, TWO), disks=(1024 * MIB,), memory=384 * MIB)
-        self.cluster = Deployment(lab, self._nodes, replication=True, name="crashes")
+        # Thick replicas grow in what the thin pool leaves.
+        pools = (Pool(settings={"thin_size": "50%"}),)
+        self.cluster = Deployment(lab, self._nodes, pools=pools, replication=True, name="crashes")
         self.assassin = Assassin(lab, self.cluster)
         self.cluster.start()
         call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
