@@ -107,7 +107,7 @@ class ReplicaSide:
     def view(self, assignment: Assignment) -> View:
         """The volume as the kernel has it now, from a fresh look."""
         volume_id = assignment.volume_id
-        status = self._commands.status(volume_id)
+        status, generations = self._commands.look(volume_id)
         face = self._mapper.find(face_name(volume_id))
         around = Surroundings(
             self._node,
@@ -120,15 +120,20 @@ class ReplicaSide:
         )
         if status is None or not status.volumes:
             return view_of(None, Generations(), around)
-        try:
-            generations = self._commands.generations(self.resource(assignment), status)
-        except Missing:
-            generations = Generations()
+        if generations is None:
+            generations = self._generations(assignment)
         seen = view_of(status, generations, around)
         if seen.role is Role.PRIMARY and self._face_elsewhere(assignment):
             # Its users still write past DRBD: promoted is who has the face over its device.
             return replace(seen, role=Role.SECONDARY)
         return seen
+
+    def _generations(self, assignment: Assignment) -> Generations:
+        """Those of a replica without a disk in the kernel: from its metadata, by a command."""
+        try:
+            return self._commands.generations(self.resource(assignment))
+        except Missing:
+            return Generations()
 
     def flush(self, assignment: Assignment) -> None:
         """sync(1) of a device is fsync(2), which has the disk empty its cache."""
