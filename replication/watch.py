@@ -156,6 +156,7 @@ class DrbdsetupObserver:
 
     def _with_uuids(self, status: ResourceStatus) -> ResourceStatus:
         # Without DRBD 9's further peers: those need get-gi for each of them, by names of their own.
+        # The module tells 0 of a volume that has no disk.
         found = {
             volume.number: self._uuids(volume.minor)
             for volume in status.volumes
@@ -171,7 +172,7 @@ class DrbdsetupObserver:
             dataclasses.replace(
                 connection,
                 volumes=tuple(
-                    dataclasses.replace(peer, bitmap_uuid=found.get(peer.number, (None, None))[1])
+                    dataclasses.replace(peer, bitmap_uuid=found.get(peer.number, (None, 0))[1])
                     for peer in connection.volumes
                 ),
             )
