@@ -108,14 +108,15 @@ class ReplicaSide:
         """The volume as the kernel has it now, from a fresh look."""
         volume_id = assignment.volume_id
         status, generations = self._commands.look(volume_id)
+        held = self._holds.is_held(volume_id)
         face = self._mapper.find(face_name(volume_id))
+        # Asked twice: one that begins or ends meanwhile is not to be taken for our own suspension.
+        held = held or self._holds.is_held(volume_id)
         around = Surroundings(
             self._node,
             self._boot_id,
             self._eviction.users(volume_id, frozen=status is not None and status.frozen),
-            face_suspended=face is not None
-            and face.suspended
-            and not self._holds.is_held(volume_id),
+            face_suspended=face is not None and face.suspended and not held,
             grant=self._has_grant(volume_id),
         )
         if status is None or not status.volumes:
