@@ -127,6 +127,11 @@ class Side:
         )
 
 
+def up_to_date(status: ResourceStatus) -> bool:
+    peers = [peer.disk for peer in status.peer_volumes()]
+    return {status.disk, *peers} == {DiskState.UP_TO_DATE} and bool(peers)
+
+
 @contextlib.contextmanager
 def replicated(
     sides: tuple[Side, Side], *, equal: bool = True, minor: int = 1

@@ -11,7 +11,7 @@ import pytest
 
 from lab.node import MIB
 from replication.status import ConnectionState, DiskState, ReplicationState, Role, Suspension
-from tests.lab.drbd_sides import DISKS, Side, replicated
+from tests.lab.drbd_sides import DISKS, Side, replicated, up_to_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,12 +31,6 @@ def sides(make_module_node: Callable[..., Node]) -> tuple[Side, Side]:
 def connected(status: ResourceStatus) -> bool:
     peers = list(status.peer_volumes())
     return bool(peers) and peers[0].replication is ReplicationState.ESTABLISHED
-
-
-def up_to_date(status: ResourceStatus) -> bool:
-    return connected(status) and {status.disk, next(status.peer_volumes()).disk} == {
-        DiskState.UP_TO_DATE
-    }
 
 
 def lost(status: ResourceStatus) -> bool:
