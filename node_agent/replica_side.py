@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from cluster.errors import Refused
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
-from host.errors import Missing
+from host.errors import HostError
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
@@ -22,6 +23,7 @@ from replication.model import MIB, Replica, Resource, Tuning
 from replication.observed import Surroundings, view_of
 from replication.record import Generations, Role, Users, View
 
+_log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 60.0
 _FACE_SECONDS = 30.0
 
@@ -130,10 +132,15 @@ class ReplicaSide:
         return seen
 
     def _generations(self, assignment: Assignment) -> Generations:
-        """Those of a replica without a disk in the kernel: from its metadata, by a command."""
+        """Those of a replica without a disk in the kernel: from its metadata, by a command.
+
+        Where the disk has failed its metadata may be unreadable as well: then nothing is claimed,
+        and the failure itself can be acted on.
+        """
         try:
             return self._commands.generations(self.resource(assignment))
-        except Missing:
+        except HostError as error:
+            _log.warning("volume %s: its metadata cannot be read: %s", assignment.volume_id, error)
             return Generations()
 
     def flush(self, assignment: Assignment) -> None:
