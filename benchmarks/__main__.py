@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import cost, creation, device_io, footprint, replication
+from benchmarks import cost, creation, device_io, footprint, replication, replication_cost
 from benchmarks.figures import Figure, Findings
 from benchmarks.site import Site, site
 from lab.errors import LabError
@@ -22,7 +22,8 @@ from lab.errors import LabError
 RESULTS = Path(__file__).resolve().parent / "results"
 LOCAL = ("creation", "rate", "io", "footprint", "cost")
 REPLICATED = ("replicated-io", "failover", "pause")
-PARTS = (*LOCAL, *REPLICATED)
+STATUS = "status"
+PARTS = (*LOCAL, *REPLICATED, STATUS)
 _WIDTH = 130  # of tables in a file or a pipe
 PROVISIONS = ("thick", "thin")
 
@@ -39,6 +40,8 @@ class Effort:
     volumes: int  # that are there for the second half
     failovers: int
     snapshots: int
+    looks: int  # rounds of looks at all replicated volumes of a node
+    replicated: tuple[int, ...]  # how many these are
 
 
 THOROUGH = Effort(
@@ -50,6 +53,8 @@ THOROUGH = Effort(
     volumes=creation.MANY,
     failovers=20,
     snapshots=20,
+    looks=30,
+    replicated=(1, 50, 200),
 )
 QUICK = Effort(
     rounds=3,
@@ -60,6 +65,8 @@ QUICK = Effort(
     volumes=20,
     failovers=2,
     snapshots=3,
+    looks=5,
+    replicated=(1, 10),
 )
 
 
@@ -115,6 +122,11 @@ def _measure(effort: Effort, parts: Sequence[str], console: Console) -> Findings
                 findings = _Benchmarks(bench, effort, parts, progress).run()
         if set(parts) & set(REPLICATED):
             findings.figures.extend(_replicated(effort, parts, progress))
+        if STATUS in parts:
+            most = max(effort.replicated)
+            progress.add_task(f"looks at up to {most} replicated volumes of a node")
+            looks = replication_cost.status_rounds(effort.replicated, effort.looks)
+            findings.figures.extend(looks)
     return findings
 
 

@@ -12,6 +12,7 @@ docs/membership.md).
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ _PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
 _TURN_SECONDS = 30.0
+# Of the time between two looks where nothing happens: volumes that were poked together part.
+_JITTER = 0.2
 
 
 class Side(Protocol):
@@ -95,7 +98,9 @@ class _Memory:
 class MembershipLoop:
     """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens.
 
-    New assignments are acted on at once, as the arbiter notifies of them.
+    New assignments are acted on at once, as the arbiter notifies of them, and so are DRBD's events,
+    by ``poke``. Nothing else ends a WAIT: while users, a suspended face or a grant count, there is
+    always something to do. The look in between only makes good what was missed.
     """
 
     def __init__(
@@ -105,7 +110,7 @@ class MembershipLoop:
         *,
         threads: int = 4,
         retry_seconds: float = 2.0,
-        look_seconds: float = 5.0,
+        look_seconds: float = 15.0,
     ) -> None:
         self._side = side
         self._notes = notes
@@ -281,7 +286,7 @@ class MembershipLoop:
                 serving = action.do is Do.WAIT and _serves(situation)
                 if action.do is Do.WAIT:
                     self._decide(volume_id, memory, Decision(action.do, action.reason, "", serving))
-                    return self._look_seconds
+                    return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
                 if before == (action, situation):
                     # It was done, and changed nothing that can be seen: not at full speed.

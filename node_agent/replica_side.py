@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from cluster.errors import Refused
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
-from host.errors import Missing
+from host.errors import HostError
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
@@ -22,6 +23,7 @@ from replication.model import MIB, Replica, Resource, Tuning
 from replication.observed import Surroundings, view_of
 from replication.record import Generations, Role, Users, View
 
+_log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 60.0
 _FACE_SECONDS = 30.0
 
@@ -111,23 +113,22 @@ class ReplicaSide:
     def view(self, assignment: Assignment) -> View:
         """The volume as the kernel has it now, from a fresh look."""
         volume_id = assignment.volume_id
-        status = self._commands.status(volume_id)
+        status, generations = self._commands.look(volume_id)
+        held = self._holds.is_held(volume_id)
         face = self._mapper.find(face_name(volume_id))
+        # Asked twice: one that begins or ends meanwhile is not to be taken for our own suspension.
+        held = held or self._holds.is_held(volume_id)
         around = Surroundings(
             self._node,
             self._boot_id,
             self._eviction.users(volume_id, frozen=status is not None and status.frozen),
-            face_suspended=face is not None
-            and face.suspended
-            and not self._holds.is_held(volume_id),
+            face_suspended=face is not None and face.suspended and not held,
             grant=self._has_grant(volume_id),
         )
         if status is None or not status.volumes:
             return view_of(None, Generations(), around)
-        try:
-            generations = self._commands.generations(self.resource(assignment), status)
-        except Missing:
-            generations = Generations()
+        if generations is None:
+            generations = self._generations(assignment)
         seen = view_of(status, generations, around)
         if seen.role is Role.PRIMARY and self._face_elsewhere(assignment):
             # Its users still write past DRBD: promoted is who has the face over its device.
@@ -136,6 +137,18 @@ class ReplicaSide:
 
     def has_replica(self, volume_id: str) -> bool:
         return self._storage.is_there(volume_id)
+
+    def _generations(self, assignment: Assignment) -> Generations:
+        """Those of a replica without a disk in the kernel: from its metadata, by a command.
+
+        Where the disk has failed its metadata may be unreadable as well: then nothing is claimed,
+        and the failure itself can be acted on.
+        """
+        try:
+            return self._commands.generations(self.resource(assignment))
+        except HostError as error:
+            _log.warning("volume %s: its metadata cannot be read: %s", assignment.volume_id, error)
+            return Generations()
 
     def flush(self, assignment: Assignment) -> None:
         """sync(1) of a device is fsync(2), which has the disk empty its cache."""

@@ -7,20 +7,19 @@ here; where a step in the wrong state would lose data, it is refused here as wel
 
 from __future__ import annotations
 
-import contextlib
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from host.command import Result, Runner
-from host.errors import CommandFailed, DeviceFailed, HostError, InUse, Missing, Refused
+from host.errors import CommandFailed, Missing, Refused
 from replication import addresses, connecting, resource_file
+from replication.generations import JUST_CREATED, Generation, generations_of, metadata_dump
 from replication.model import Dialect, Replica, Resource
 from replication.record import Generations
 from replication.resource_file import FOLDER
+from replication.results import translated
 from replication.status import (
     ConnectionState,
     DiskState,
@@ -32,56 +31,7 @@ from replication.watch import Observer
 
 _SECONDS = 30.0
 _SETTLING_SECONDS = 10.0
-# UUID_JUST_CREATED of linux/drbd.h: metadata that has seen no data yet.
-_JUST_CREATED = 4
-_GENERATION = re.compile(r"[0-9a-f]{16}")
-_SECTOR = 512
-# A word of the bitmap has 64 bits, a bit stands for 4 KiB.
-_BYTES_PER_WORD = 64 * 4096
-# MDF_* of drbd_meta_data.h, and where get-gi prints them.
-_CONSISTENT, _WAS_UP_TO_DATE = 1 << 0, 1 << 4
-_PRIMARY, _CRASHED_PRIMARY = 6, 10
 _NOT_ATTACHED = (DiskState.DISKLESS, DiskState.ATTACHING, DiskState.FAILED, DiskState.UNKNOWN)
-_RESULT = re.compile(r"\((-?\d+)\)")
-# enum drbd_ret_code (positive) and drbd_state_rv (negative) of linux/drbd.h.
-_ERRORS: dict[int, type[HostError]] = {
-    104: DeviceFailed,
-    105: DeviceFailed,
-    111: Refused,
-    112: Refused,
-    114: InUse,
-    115: InUse,
-    118: DeviceFailed,
-    119: Missing,
-    127: Missing,
-    138: Refused,
-    158: Missing,
-    165: Refused,
-    -2: Refused,
-    -4: Refused,
-    -5: Refused,
-    -6: Refused,
-    -7: Refused,
-    -8: Refused,
-    -10: Refused,
-    -12: InUse,
-    -15: Refused,
-    -16: Refused,
-    -18: Refused,
-    -19: Refused,
-}
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Data generation UUIDs of a replica, without the bit that says who was primary."""
-
-    current: int
-    bitmap: int
-
-    @property
-    def just_created(self) -> bool:
-        return self.current == _JUST_CREATED
 
 
 class Commands:
@@ -102,7 +52,11 @@ class Commands:
 
     def status(self, name: str) -> ResourceStatus | None:
         """The resource as it is now; None where the kernel has none of that name."""
-        return self._observer.status().get(name)
+        return self.look(name)[0]
+
+    def look(self, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+        """The same with the generations of its copy; None where only ``generations`` tells them."""
+        return self._observer.status_of(name)
 
     # Making and taking down
 
@@ -187,7 +141,7 @@ class Commands:
                 f"{wanted}: disconnect it first"
             )
         local = resource.local(self._node)
-        with _translated():
+        with translated():
             connecting.connect(self._runner, resource, local, peer, deadline=_SECONDS)
 
     def disconnect(self, resource: Resource, peer: Replica, *, force: bool = False) -> None:
@@ -244,7 +198,7 @@ class Commands:
             DiskState.UP_TO_DATE
         }:
             return
-        fresh = status.volumes[0].current_uuid == _JUST_CREATED
+        fresh = status.volumes[0].current_uuid == JUST_CREATED
         if not fresh or {status.disk, peer.disk} != {DiskState.INCONSISTENT}:
             raise Refused(
                 f"resource {resource.name} is {status.disk} here and {peer.disk} at the peer, "
@@ -316,15 +270,14 @@ class Commands:
             raise Missing(f"there is no metadata of DRBD on {self._local(resource).metadata_disk}")
         return found
 
-    def generations(self, resource: Resource, seen: ResourceStatus | None = None) -> Generations:
-        """All that is known of the local copy's generations. ``Missing`` without metadata.
-
-        ``seen``: its status, where the caller has just looked; each look reads all resources.
-        """
-        status = seen or self.status(resource.name)
+    def generations(self, resource: Resource) -> Generations:
+        """All that is known of the local copy's generations. ``Missing`` without metadata."""
+        status, told = self.look(resource.name)
+        if told is not None:
+            return told
         if status is not None and status.disk not in _NOT_ATTACHED:
             argv = ["drbdsetup", "get-gi", str(resource.minor)]
-            with _translated():
+            with translated():
                 found = self._runner.run(argv, deadline=_SECONDS, resource=resource.device)
             return generations_of(found.stdout.decode(errors="replace"))
         return generations_of(self._metadata(resource, "get-gi").stdout.decode(errors="replace"))
@@ -342,7 +295,9 @@ class Commands:
             self._metadata(resource, "restore-md", file.name)
 
     def _stored_generation(self, resource: Resource) -> Generation | None:
-        status = self.status(resource.name)
+        status, told = self.look(resource.name)
+        if told is not None:
+            return Generation(int(told.current or "0", 16), int(told.bitmap or "0", 16))
         volume = status.volumes[0] if status is not None and status.volumes else None
         if volume is not None and volume.current_uuid is not None and status is not None:
             peer = next(status.peer_volumes(), None)
@@ -383,7 +338,7 @@ class Commands:
         version = "v08" if resource.dialect is Dialect.V84 else "v09"
         disk = self._local(resource).metadata_disk
         argv = ["drbdmeta", "--force", str(resource.minor), version, disk, "flex-external"]
-        with _translated():
+        with translated():
             return self._runner.run([*argv, *command], deadline=_SECONDS, resource=disk)
 
     def _drbdadm(self, resource: Resource, command: str) -> None:
@@ -391,66 +346,12 @@ class Commands:
         # The names of nodes are ours, and need not be those of the machines.
         environment = {"__DRBD_NODE__": self._node}
         argv = ["drbdadm", "-c", str(path), command, resource.name]
-        with _translated():
+        with translated():
             self._runner.run(argv, deadline=_SECONDS, resource=resource.device, env=environment)
 
     def _drbdsetup(self, *arguments: str, resource: str) -> None:
-        with _translated():
+        with translated():
             self._runner.run(["drbdsetup", *arguments], deadline=_SECONDS, resource=resource)
-
-
-def generations_of(text: str) -> Generations:
-    """What ``get-gi`` of drbdsetup or drbdmeta (8.4) prints. Raises ``Refused`` for other text."""
-    words = text.strip().split(":")
-    try:
-        numbers = [int(word, 16) & ~1 for word in words[:4]]
-        current, bitmap, *history = [f"{number:016x}" if number else "" for number in numbers]
-        was_primary = "1" in (words[_PRIMARY], words[_CRASHED_PRIMARY])
-    except (ValueError, IndexError) as error:
-        raise Refused(f"not generations of DRBD: {text.strip()!r}") from error
-    return Generations(current, bitmap, tuple(one for one in history if one), was_primary)
-
-
-def metadata_dump(generation: str, size_bytes: int) -> str:
-    """What ``drbdmeta restore-md`` makes metadata of, in which nothing is out of sync.
-
-    The size has to be in it: DRBD takes all that a disk grew by since for out of sync. set-gi
-    writes neither. The format is that of dump-md, in its order. Raises ValueError.
-    """
-    number = int(generation, 16) if _GENERATION.fullmatch(generation) else 0
-    if number <= _JUST_CREATED or number % 2:
-        raise ValueError(f"not a data generation: {generation!r}")
-    if size_bytes <= 0 or size_bytes % _SECTOR:
-        raise ValueError(f"not the size of a disk: {size_bytes}")
-    words = -(-size_bytes // _BYTES_PER_WORD)
-    return f"""version "v08";
-uuid {{
-    0x{number:016X}; 0x{0:016X}; 0x{0:016X}; 0x{0:016X};
-    flags 0x{_CONSISTENT | _WAS_UP_TO_DATE:08X};
-}}
-la-size-sect {size_bytes // _SECTOR};
-bm-byte-per-bit 4096;
-device-uuid 0x{0:016X};
-la-peer-max-bio-size 0;
-al-stripes 1;
-al-stripe-size-4k 8;
-bm {{
-    {words} times 0x{0:016X};
-}}
-"""
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the module's results into the errors of ``host``, with the module's own words."""
-    try:
-        yield
-    except CommandFailed as error:
-        for result in _RESULT.findall(error.stderr):
-            kind = _ERRORS.get(int(result))
-            if kind is not None:
-                raise kind(str(error)) from error
-        raise
 
 
 def _peer_id(resource: Resource, peer: Replica) -> int:

@@ -7,11 +7,11 @@ events2``, which has only what changed. A snapshot of everything comes in the sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from replication import addresses, netlink
+from replication import addresses, netlink, numbering
 from replication.netlink import EventsLost, Message
 from replication.status import ConnectionState, DiskState, ReplicationState, Role, Suspension
 from replication.updates import (
@@ -39,15 +39,7 @@ _CONTINUES = 0x8000
 # What the module puts into statistics that it does not have.
 _NO_VALUE = (1 << 64) - 1
 
-
 _CHANGES = tuple(Change)[:6]
-_ROLES = tuple(Role)
-_CONNECTIONS = tuple(ConnectionState)[:-1]
-_REPLICATIONS = tuple(ReplicationState)[:-1]
-_DISKS_9 = tuple(DiskState)[:-1]
-# Detaching came with DRBD 9, in the middle.
-_DISKS_84 = tuple(state for state in _DISKS_9 if state is not DiskState.DETACHING)
-_REPLICATION_FROM = 9
 _SUSPENSIONS = {2: Suspension.USER, 3: Suspension.NO_DATA, 4: Suspension.FENCING}
 _SUSPENSIONS |= {5: Suspension.QUORUM}
 
@@ -66,7 +58,7 @@ def from_message(message: Message, version: int) -> Update | None:
     if message.command != _HELPER and message.command not in _INFO:
         return None
     kind = netlink.u32(found[_NOTIFICATION][1]) & ~_CONTINUES
-    change = _numbered(_CHANGES, kind, Change.UNKNOWN)
+    change = numbering.word(_CHANGES, kind, Change.UNKNOWN)
     context = found[_CONTEXT]
     resource = netlink.text(context[2])
     if change is Change.UNKNOWN:
@@ -125,7 +117,7 @@ def _resource(change: Change, resource: str, info: netlink.Attributes) -> Resour
     if not info:
         return ResourceUpdate(change, resource)
     reasons = {word for number, word in _SUSPENSIONS.items() if any(info.get(number, b""))}
-    role = _numbered(_ROLES, netlink.u32(info[1]), Role.UNKNOWN)
+    role = numbering.role(netlink.u32(info[1]))
     return ResourceUpdate(change, resource, role, frozenset(reasons))
 
 
@@ -138,8 +130,8 @@ def _connection(
 ) -> ConnectionUpdate:
     if not info:
         return ConnectionUpdate(change, resource, peer_id)
-    state = _numbered(_CONNECTIONS, netlink.u32(info[1]), ConnectionState.UNKNOWN)
-    role = _numbered(_ROLES, netlink.u32(info[2]), Role.UNKNOWN)
+    state = numbering.connection(netlink.u32(info[1]))
+    role = numbering.role(netlink.u32(info[2]))
     address = addresses.unpack(context.get(4, b""))
     return ConnectionUpdate(change, resource, peer_id, state, role, address)
 
@@ -162,7 +154,7 @@ def _volume(
         resource,
         number,
         minor=minor,
-        disk=_disk(info[1], version),
+        disk=numbering.disk(netlink.u32(info[1]), version),
         size_bytes=None if sectors is None else sectors * SECTOR,
         current_uuid=None if uuid is None else uuid & ~1,
         has_quorum=any(info[3]) if 3 in info else True,
@@ -180,7 +172,6 @@ def _peer_volume(
 ) -> PeerVolumeUpdate:
     if not info:
         return PeerVolumeUpdate(change, resource, peer_id, number)
-    kind = netlink.u32(info[1]) - _REPLICATION_FROM
     sectors = _maybe(statistics, 5)
     total = _maybe(statistics, 10)
     uuid = _maybe(statistics, 7)
@@ -189,8 +180,8 @@ def _peer_volume(
         resource,
         peer_id,
         number,
-        replication=_numbered(_REPLICATIONS, kind, ReplicationState.UNKNOWN),
-        disk=_disk(info[2], version),
+        replication=numbering.replication(netlink.u32(info[1])),
+        disk=numbering.disk(netlink.u32(info[2]), version),
         out_of_sync_bytes=None if sectors is None else sectors * SECTOR,
         resync_total_bytes=total * SECTOR if total else None,
         bitmap_uuid=None if uuid is None else uuid & ~1,
@@ -200,18 +191,6 @@ def _peer_volume(
 def _maybe(statistics: netlink.Attributes, number: int) -> int | None:
     value = netlink.u64(statistics[number]) if number in statistics else _NO_VALUE
     return None if value == _NO_VALUE else value
-
-
-def _disk(data: bytes, version: int) -> DiskState:
-    states = _DISKS_84 if version == 1 else _DISKS_9
-    return _numbered(states, netlink.u32(data), DiskState.UNKNOWN)
-
-
-def _numbered(words: Sequence[_Word], number: int, unknown: _Word) -> _Word:
-    if 0 <= number < len(words):
-        return words[number]
-    log.warning("unknown %s %d of the module drbd", type(unknown).__name__, number)
-    return unknown
 
 
 # Lines

@@ -46,6 +46,7 @@ _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
 _OWN = struct.Struct("=Ii")
 _ATTRIBUTE = struct.Struct("=HH")
+_I32 = struct.Struct("=i")
 # A dump's messages come in pieces of at most 32 KiB (netlink_dump in af_netlink.c).
 _DATAGRAM = 64 << 10
 _ANSWER_SECONDS = 10.0
@@ -111,12 +112,15 @@ class Connection:
         """Have the module's events sent to this socket from now on."""
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, self._group)
 
-    def dump(self, command: int) -> list[Message]:
-        """All answers to a dump. A dump that was disturbed is repeated by the caller."""
-        sequence = self._send(self._family, command, _DUMP, _OWN.pack(0xFFFFFFFF, 0))
+    def dump(self, command: int, payload: bytes = b"") -> list[Message]:
+        """All answers to a dump. ``Missing`` where there is nothing of what ``payload`` names."""
+        body = _OWN.pack(0xFFFFFFFF, 0) + payload
+        sequence = self._send(self._family, command, _DUMP, body)
         messages: list[Message] = []
         for kind, number, body in self._answers(sequence):
-            if kind == _DONE:
+            if kind == _DONE and number == sequence:
+                # A dump that failed ends like any other, but for the error number.
+                _require_success(_I32.unpack_from(body)[0] if len(body) >= _I32.size else 0)
                 return messages
             if kind == self._family and number == sequence:
                 messages.append(_message(number, body))
@@ -186,8 +190,7 @@ class Connection:
                 ) from error
             for kind, number, body in _split(datagram):
                 if kind == _ERROR and number == sequence:
-                    code = -struct.unpack_from("=i", body)[0]
-                    raise Refused(f"the module drbd refused the request: {os.strerror(code)}")
+                    _require_success(_I32.unpack_from(body)[0])
                 yield kind, number, body
 
     def _receive(self) -> bytes:
@@ -277,6 +280,14 @@ def _split(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
             raise EventsLost("events of the module drbd were lost")
         yield kind, number, datagram[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
+
+
+def _require_success(result: int) -> None:
+    """``result``: 0, or a negative error number."""
+    if result == -errno.ENODEV:
+        raise Missing("the module drbd has nothing of that name")
+    if result:
+        raise Refused(f"the module drbd refused the request: {os.strerror(-result)}")
 
 
 def _message(sequence: int, body: bytes) -> Message:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from host.command import Child, Runner
-from host.errors import CommandStuck
-from replication import events, netlink
+from host.errors import CommandStuck, Missing
+from replication import events, old_status
 from replication.netlink import Connection, EventsLost
+from replication.record import Generations
 from replication.status import RESYNC, VERIFY, ResourceStatus
 from replication.updates import HelperUpdate, SnapshotEnd, Table, Update, added_up
 
@@ -26,10 +27,6 @@ log = logging.getLogger("xlss.replication")
 
 _SECONDS = 10.0
 _GET_INITIAL_STATE = 38
-# Only DRBD 8.4 has it, and only there it is needed: for the totals of resyncs, in bits of 4 KiB.
-_GET_STATUS = 2
-_STATE_INFO, _BITS_RS_TOTAL = 8, 11
-_BYTES_PER_BIT = 4096
 _RECEIVE_BUFFER = 1 << 20
 
 
@@ -55,6 +52,12 @@ class Observer(Protocol):
     def status(self) -> dict[str, ResourceStatus]:
         """All resources by name, as they are now."""
 
+    def status_of(self, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+        """One resource, None where there is none of that name, and its copy's generations.
+
+        Those are None as well where this has not told them: they cost a command then.
+        """
+
     def events(self) -> EventStream:
         """The caller closes the stream."""
 
@@ -66,8 +69,24 @@ class NetlinkObserver:
         with Connection() as connection:
             resources = added_up(_snapshot(connection))
             if connection.version == 1 and any(_is_syncing(one) for one in resources.values()):
-                return _with_totals(resources, connection.dump(_GET_STATUS))
+                # DRBD 8.4 tells how large a resync was at its beginning only in its old status.
+                totals = old_status.resync_totals(connection.dump(old_status.GET_STATUS))
+                return {name: _with_total(one, totals) for name, one in resources.items()}
             return resources
+
+    def status_of(self, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+        """With DRBD 8.4 it costs the same however many resources there are."""
+        with Connection() as connection:
+            if connection.version != 1:
+                return added_up(_snapshot(connection)).get(name), None
+            try:
+                found = connection.dump(old_status.GET_STATUS, old_status.request_for(name))
+            except Missing:
+                return None, None
+        if len(found) == 1 and found[0].minor != old_status.NO_MINOR:
+            return old_status.from_message(found[0])
+        # One whose setting up was interrupted has no device; ours never have more than one.
+        return self.status().get(name), None
 
     def events(self) -> NetlinkStream:
         return NetlinkStream()
@@ -120,17 +139,24 @@ class DrbdsetupObserver:
         self._runner = runner
 
     def status(self) -> dict[str, ResourceStatus]:
+        return {name: self._with_uuids(status) for name, status in self._states().items()}
+
+    def status_of(self, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+        status = self._states().get(name)
+        return (None if status is None else self._with_uuids(status)), None
+
+    def _states(self) -> dict[str, ResourceStatus]:
         argv = ["drbdsetup", "events2", "--now", "--statistics"]
         output = self._runner.run(argv, deadline=_SECONDS).stdout.decode(errors="replace")
         updates = (events.from_line(line) for line in output.splitlines())
-        resources = added_up(update for update in updates if update is not None)
-        return {name: self._with_uuids(status) for name, status in resources.items()}
+        return added_up(update for update in updates if update is not None)
 
     def events(self) -> DrbdsetupStream:
         return DrbdsetupStream(self._runner)
 
     def _with_uuids(self, status: ResourceStatus) -> ResourceStatus:
         # Without DRBD 9's further peers: those need get-gi for each of them, by names of their own.
+        # The module tells 0 of a volume that has no disk.
         found = {
             volume.number: self._uuids(volume.minor)
             for volume in status.volumes
@@ -146,7 +172,7 @@ class DrbdsetupObserver:
             dataclasses.replace(
                 connection,
                 volumes=tuple(
-                    dataclasses.replace(peer, bitmap_uuid=found.get(peer.number, (None, None))[1])
+                    dataclasses.replace(peer, bitmap_uuid=found.get(peer.number, (None, 0))[1])
                     for peer in connection.volumes
                 ),
             )
@@ -270,18 +296,6 @@ def _snapshot(connection: Connection) -> list[Update]:
 
 def _is_syncing(status: ResourceStatus) -> bool:
     return any(peer.replication in RESYNC | VERIFY for peer in status.peer_volumes())
-
-
-def _with_totals(
-    resources: dict[str, ResourceStatus], messages: list[netlink.Message]
-) -> dict[str, ResourceStatus]:
-    """DRBD 8.4 tells how large a resync was at its beginning only in its old status."""
-    totals = {}
-    for message in messages:
-        info = netlink.unpack(message.attributes.get(_STATE_INFO, b""))
-        if _BITS_RS_TOTAL in info:
-            totals[message.minor] = netlink.u64(info[_BITS_RS_TOTAL]) * _BYTES_PER_BIT
-    return {name: _with_total(status, totals) for name, status in resources.items()}
 
 
 def _with_total(status: ResourceStatus, totals: dict[int, int]) -> ResourceStatus:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lab.node import GuestProcess, Node
+    from replication.record import Generations
     from replication.status import ResourceStatus
 
 DATA, METADATA = "/dev/ubdb", "/dev/ubdc"
@@ -46,15 +47,15 @@ class Side:
 
     def status(self, name: str) -> ResourceStatus:
         """By both ways, which have to agree, and as both streams of events have told."""
-        seen = {how: self.do("observe", how) for how in HOW}
-        known = {how: _comparable(seen[how][name]) for how in HOW}
         end = time.monotonic() + 20
-        while known["netlink"] != known["drbdsetup"] or not self._watched(seen["netlink"]):
-            assert time.monotonic() < end, (known, self._streams())
+        while True:
             seen = {how: self.do("observe", how) for how in HOW}
             known = {how: _comparable(seen[how][name]) for how in HOW}
-        status: ResourceStatus = seen["netlink"][name]
-        return status
+            status: ResourceStatus = seen["netlink"][name]
+            agree = known["netlink"] == known["drbdsetup"] and self._watched(seen["netlink"])
+            if agree and self._looked_at_alone(status):
+                return status
+            assert time.monotonic() < end, (known, self._streams(), self._alone(name))
 
     def watch(self) -> None:
         """Have both streams of events watched from now on."""
@@ -102,12 +103,33 @@ class Side:
     def _streams(self) -> dict[str, dict[str, ResourceStatus]]:
         return {how: pickle.loads(self.node.get(f"/run/watched-{how}")) for how in self._watchers}
 
+    def _alone(self, name: str) -> dict[str, tuple[ResourceStatus, Generations | None]]:
+        return {how: self.do("observe_one", how, name) for how in HOW}
+
+    def _looked_at_alone(self, status: ResourceStatus) -> bool:
+        """Whether a look at this one tells the same as that at all, and as drbdsetup prints."""
+        alone = self._alone(status.name)
+        one, generations = alone["netlink"]
+        printed = None
+        if status.disk not in (DiskState.DISKLESS, DiskState.FAILED):
+            printed = self.do("printed_generations", status.volumes[0].minor)
+        return (
+            one == status
+            and generations == printed
+            and _comparable(alone["drbdsetup"][0]) == _comparable(status)
+        )
+
     def _watched(self, seen: dict[str, ResourceStatus]) -> bool:
         wanted = {name: _states(status) for name, status in seen.items()}
         return all(
             {name: _states(status) for name, status in told.items()} == wanted
             for told in self._streams().values()
         )
+
+
+def up_to_date(status: ResourceStatus) -> bool:
+    peers = [peer.disk for peer in status.peer_volumes()]
+    return {status.disk, *peers} == {DiskState.UP_TO_DATE} and bool(peers)
 
 
 @contextlib.contextmanager

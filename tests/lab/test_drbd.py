@@ -11,7 +11,7 @@ from lab.node import MIB
 from replication.fencing import Verdict
 from replication.status import ConnectionState, DiskState, Role, Suspension
 from tests.lab.calls import Failed
-from tests.lab.drbd_sides import DATA, DISKS, SIZE, Side, replicated, take_down
+from tests.lab.drbd_sides import DATA, DISKS, SIZE, Side, replicated, take_down, up_to_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +26,6 @@ pytestmark = pytest.mark.lab
 def sides(make_module_node: Callable[..., Node]) -> tuple[Side, Side]:
     nodes = [make_module_node(disks=DISKS, memory=320 * MIB) for _ in range(2)]
     return Side(nodes[0], 0), Side(nodes[1], 1)
-
-
-def up_to_date(status: ResourceStatus) -> bool:
-    peers = [peer.disk for peer in status.peer_volumes()]
-    return {status.disk, *peers} == {DiskState.UP_TO_DATE} and bool(peers)
 
 
 def standalone(status: ResourceStatus) -> bool:

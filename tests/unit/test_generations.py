@@ -6,7 +6,7 @@ import pytest
 
 from cluster.placement import metadata_bytes
 from host.errors import Refused
-from replication.commands import generations_of, metadata_dump
+from replication.generations import generations_of, metadata_dump
 from replication.record import Generations
 
 # Captured on DRBD 8.4.11.

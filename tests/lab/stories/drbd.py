@@ -18,8 +18,9 @@ from node_agent.logical_volumes import LogicalVolumes
 from node_agent.replica_side import ReplicaDevices, ReplicaSide
 from replication import fencing
 from replication.commands import Commands
+from replication.generations import generations_of
 from replication.membership import Do
-from replication.record import Users, View
+from replication.record import Generations, Users, View
 from replication.status import ResourceStatus
 from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
 from tests.lab.stories.serving import serve
@@ -108,6 +109,15 @@ def _observe(kind: str) -> dict[str, ResourceStatus]:
     return _observer(kind).status()
 
 
+def _observe_one(kind: str, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+    return _observer(kind).status_of(name)
+
+
+def _printed_generations(minor: int) -> Generations:
+    found = Runner().run(["drbdsetup", "get-gi", str(minor)], deadline=10.0)
+    return generations_of(found.stdout.decode())
+
+
 def _prepare(disk: str, size_bytes: int) -> None:
     Runner().run(["modprobe", "drbd"], deadline=30.0)
     fencing.install()
@@ -149,6 +159,8 @@ def _timed_status(kind: str, rounds: int) -> float:
 
 _OWN = {
     "observe": _observe,
+    "observe_one": _observe_one,
+    "printed_generations": _printed_generations,
     "prepare": _prepare,
     "grow": _grow,
     "remove_backing": _remove_backing,
