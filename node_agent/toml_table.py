@@ -143,6 +143,14 @@ def as_seconds(value: Any) -> float:
     return number
 
 
+def as_seconds_or_never(value: Any) -> float:
+    """0 is never."""
+    number = as_number(value)
+    if number and not 1 <= number <= 30 * 86400:
+        raise ValueError("must be 1 to 2592000 seconds, or 0 for never")
+    return number
+
+
 def as_size(value: Any) -> int:
     """Bytes, from a whole number or a text such as ``"20GiB"``."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:

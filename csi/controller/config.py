@@ -16,6 +16,7 @@ from node_agent.toml_table import (
     as_optional_address,
     as_path,
     as_seconds,
+    as_seconds_or_never,
     as_text,
     read_file,
 )
@@ -34,6 +35,7 @@ class ControllerConfig:
     # replication.key in the tls_directory.
     failure_domain: str = TOPOLOGY_NODE_KEY  # topology segment in which replicas differ
     arbiter_listen: str = ""
+    repair_after_seconds: float = 3600.0  # then a lost replica is made elsewhere; 0: never
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
     advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
@@ -55,6 +57,9 @@ def _parse(table: Table) -> ControllerConfig:
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
         failure_domain=table.take("failure_domain", as_text, default.failure_domain),
         arbiter_listen=table.take("arbiter_listen", as_optional_address, default.arbiter_listen),
+        repair_after_seconds=table.take(
+            "repair_after_seconds", as_seconds_or_never, default.repair_after_seconds
+        ),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),
         advertise_health=table.take("advertise_health", as_flag, default.advertise_health),

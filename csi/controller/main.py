@@ -30,6 +30,8 @@ from node_agent.version import VERSION
 from recovery.arbiter import Arbiter
 from recovery.arbiter_service import ArbiterServer
 from recovery.failover_loop import FailoverLoop
+from recovery.repair_loop import RepairLoop
+from recovery.replica_changes import ReplicaChanges
 from replication import arbiter_rules
 
 _log = logging.getLogger(__name__)
@@ -61,8 +63,9 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     config.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = ObservedStore(SqliteStore(config.store), metrics)
     stack.callback(store.close)
+    arbiter = None
     if key is not None:
-        _start_arbiter(config, store, key, metrics, stack)
+        arbiter = _start_arbiter(config, store, key, metrics, stack)
     agents = GrpcAgents(
         config.nodes,
         config.tls_directory,
@@ -72,6 +75,11 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     pools = PoolLedger(agents, domain_key=config.failure_domain)
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
+    changes = repair = None
+    if arbiter is not None:
+        changes = ReplicaChanges(store, agents, pools, locks, arbiter)
+        seconds = config.repair_after_seconds
+        repair = RepairLoop(store, arbiter, changes, config.nodes, repair_after_seconds=seconds)
     metrics.register(ClusterCollector(store, pools, reconciler))
     if config.metrics_listen:
         stack.callback(MetricsServer(metrics, config.metrics_listen).close)
@@ -84,7 +92,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
             Volumes(store, agents, pools, locks, arbiter_rules),
             Snapshots(store, agents, locks),
             advertise_health=config.advertise_health,
-            replication=key is not None,
+            changes=changes,
         ),
         GroupController(Groups(store, agents, locks)),
         others=[lambda server: admin_pb2_grpc.add_AdminServicer_to_server(admin, server)],
@@ -92,6 +100,9 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     )
     loop.start()
     stack.callback(loop.stop)
+    if repair is not None:
+        repair.start()
+        stack.callback(repair.stop)
     stack.callback(admin.close)
     # With their channels closed, calls to agents end at once, and with them all who wait for one.
     stack.callback(agents.close)
@@ -104,7 +115,7 @@ def _start_arbiter(
     key: ReplicationKey,
     metrics: Metrics,
     stack: ExitStack,
-) -> None:
+) -> Arbiter:
     """What the agents of replicated volumes call; it needs nothing but the store."""
     arbiter = Arbiter(store, key.secret)
     arbiter.start()
@@ -120,3 +131,4 @@ def _start_arbiter(
         observe=metrics.observe_served,
     )
     stack.callback(server.stop, _ARBITER_GRACE_SECONDS)
+    return arbiter
