@@ -165,4 +165,4 @@ def _is_unfinished(volume: Volume, record: Membership) -> bool:
         return False
     moving = set(volume.nodes) & set(volume.leftovers)
     fit = set(volume.nodes) == set(record.replicas)
-    return bool(moving) or not fit or len(record.replicas) != volume.spec.replicas
+    return bool(moving) or not fit or not len(record.replicas) == volume.spec.replicas == 2

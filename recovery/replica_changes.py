@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Protocol
 
-from cluster.agents import Agents
+from cluster.agents import Agents, VolumeReport
 from cluster.creation import VolumeMaker
 from cluster.errors import (
     Busy,
@@ -37,7 +37,7 @@ from cluster.errors import (
 from cluster.identifiers import Kind, key_of_id, require_id
 from cluster.locks import ObjectLocks
 from cluster.membership import Held, Membership
-from cluster.model import LayoutKind, ReplicaPlace, Volume, VolumeSpec
+from cluster.model import LayoutKind, ReplicaPlace, Volume, VolumeSpec, volume_from_json
 from cluster.placement import PlacementRequest
 from cluster.pools import PoolLedger, Reservation
 from cluster.records import Entry, volume_table
@@ -237,14 +237,9 @@ class ReplicaChanges:
             volume.id,
             Membership((node,), (node,), primary=user, active=node, generation=planned.generation),
         )
-        entry = self._volumes.update(
+        return self._volumes.update(
             entry, nodes=(node, added), spec=_spec(volume, 2), replication=planned
         )
-        while not self._replicas.claim(entry.item):
-            again = self._replicas.plan(entry.item, places)
-            again = replace(again, equal=False, generation=planned.generation)
-            entry = self._volumes.update(entry, replication=again)
-        return entry
 
     def _complete(
         self, entry: Entry[Volume], to_node: str = "", refused: Mapping[str, str] | None = None
@@ -285,25 +280,39 @@ class ReplicaChanges:
         other = ReplicaPlace(node, free, self._pools.replication_address(node))
         changed = replace(volume.replication, places=(own, other), equal=False)
         entry = self._volumes.update(entry, nodes=(keeper, node), replication=changed)
-        if not self._replicas.claim(entry.item):
-            # Its slot is another volume's: only a store that was restored has that.
-            raise Refused(f"volume {volume.id}: its DRBD minor and port are another volume's")
         return self._fill(entry, node, reservation)
 
     def _fill(
         self, entry: Entry[Volume], node: str, reservation: Reservation | None = None
     ) -> Entry[Volume]:
         """Make what the volume's record has, and let the new replica be filled."""
+        keeper = next(other for other in entry.item.nodes if other != node)
+        there = self._agents.agent(keeper).get_volume(entry.item.id)
+        entry = self._claim(entry, there)
         volume = entry.item
-        keeper = next(other for other in volume.nodes if other != node)
-        there = self._agents.agent(keeper).get_volume(volume.id).size_bytes
-        size = max(volume.size_bytes, there)  # it may have grown alone
+        size = max(volume.size_bytes, there.size_bytes)  # it may have grown alone
         wanted = replace(volume, size_bytes=size, limit_bytes=0)
         _, pool = self._agents.agent(node).create_volume(wanted)
         if reservation is not None:
             reservation.report(pool)
         self._update(keeper, volume)
         self._granted(volume.id, lambda held, _: arbiter_rules.add_replica(held.record, node))
+        return entry
+
+    def _claim(self, entry: Entry[Volume], there: VolumeReport) -> Entry[Volume]:
+        """Claim the slot that the record names, or another one while DRBD does not have it yet."""
+        while not self._replicas.claim(entry.item):
+            replication = entry.item.replication
+            assert replication is not None  # the caller has written it
+            if volume_from_json(there.record).replication is not None:
+                raise Refused(
+                    f"volume {entry.item.id}: its DRBD minor and port belong to another volume,"
+                    " as in a store that was restored: give one of the two up"
+                )
+            places = [(place.node, place.address) for place in replication.places]
+            slot = self._replicas.plan(entry.item, places)
+            changed = replace(replication, minor=slot.minor, port=slot.port)
+            entry = self._volumes.update(entry, replication=changed)
         return entry
 
     def _why_not_apart(self, volume_id: str, keeper: str) -> str:
