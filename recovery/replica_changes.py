@@ -233,10 +233,12 @@ class ReplicaChanges:
         planned = replace(self._replicas.plan(volume, places), equal=False)
         user = next((publication.node for publication in volume.published), "")
         self._memberships.delete(volume.id)
-        self._memberships.create(
-            volume.id,
-            Membership((node,), (node,), primary=user, active=node, generation=planned.generation),
-        )
+        # The node may have noted a record of a former life of it with two replicas. The epoch of
+        # that one is no higher than the store's revision was then: each change raised both.
+        _, revision = self._memberships.list()
+        record = Membership((node,), (node,), primary=user, active=node, epoch=revision + 1)
+        record = replace(record, generation=planned.generation)
+        self._memberships.create(volume.id, record)
         return self._volumes.update(
             entry, nodes=(node, added), spec=_spec(volume, 2), replication=planned
         )

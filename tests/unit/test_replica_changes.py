@@ -64,6 +64,17 @@ def test_two_become_one_where_it_is_used(world: ChangingWorld) -> None:
     published(world, "n2")
 
 
+def test_what_was_noted_of_a_former_life_is_never_newer(world: ChangingWorld) -> None:
+    """An agent that holds a newer record reports it, and then that one would count again."""
+    volume = pair(world)
+    published(world, "n1")
+    for _ in range(3):
+        noted = world.membership()
+        world.changes.set_replicas(volume.id, 1)
+        world.changes.set_replicas(volume.id, 2)
+        assert world.membership().epoch > noted.epoch
+
+
 def test_two_stay_two_while_the_one_that_would_remain_is_not_complete(
     world: ChangingWorld,
 ) -> None:
