@@ -176,6 +176,15 @@ class Agent(Protocol):
 
     def set_limits(self, volume_id: str, limits: IoLimits) -> None: ...
 
+    def update_volume(self, volume: Volume) -> PoolReport:
+        """Keep a changed record, and bring what is under the volume in line, also while it is used.
+
+        With ``replication``: what a replica needs beside its data is there afterwards. Without:
+        DRBD is taken out from under the only replica. Raises NotFound, NoSpace, Refused; and
+        Unavailable while the node does not know yet that it has the only replica.
+        """
+        ...
+
     def suspend_volumes(self, volume_ids: Sequence[str], deadline: float) -> str:
         """Returns the name of the suspension; it ends by itself after ``deadline`` seconds."""
         ...

@@ -112,7 +112,7 @@ class VolumeMaker:
             if volume.phase is Phase.CREATING and (volume.nodes or volume.leftovers != left):
                 self._volumes.update(entry, nodes=(), leftovers=left)
             raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
-        if volume.spec.replicas > 1:
+        if volume.replication is not None:
             self._replicas.dissolve(volume)
         self._volumes.delete(entry)
 
@@ -128,10 +128,11 @@ class VolumeMaker:
 
     def _clear(self, volume: Volume) -> tuple[str, ...]:
         """The leftovers that remain."""
-        silent = set(self._pools.troubled())
-        asked = tuple(node for node in volume.leftovers if node not in silent)
+        # A replica that is on its way out is in both until the membership record is without it.
+        kept = {*self._pools.troubled(), *volume.nodes}
+        asked = tuple(node for node in volume.leftovers if node not in kept)
         failures = self._delete_on(volume.id, asked)
-        return tuple(node for node in volume.leftovers if node in silent or node in failures)
+        return tuple(node for node in volume.leftovers if node in kept or node in failures)
 
     def _delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
         """The nodes where it may still be, and why. A node that is not configured is no more."""

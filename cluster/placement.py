@@ -42,6 +42,12 @@ class PlacementRequest:
     requisite: tuple[Segments, ...] = ()  # () is anywhere
     preferred: tuple[Segments, ...] = ()
     source_nodes: tuple[str, ...] | None = None  # the only ones possible; None without a source
+    beside: tuple[str, ...] = ()  # nodes that have a replica already: the others are to be chosen
+
+    @property
+    def count(self) -> int:
+        """How many nodes are to be chosen."""
+        return self.spec.replicas - len(self.beside)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Footprint:
 def place(
     request: PlacementRequest, nodes: Sequence[NodeView], domain_key: str = TOPOLOGY_NODE_KEY
 ) -> Choice:
-    """The nodes that can take the volume. The first ``replicas`` of them are in different domains.
+    """The nodes that can take the volume. The first ``count`` of them are in different domains.
 
     A failure domain is the value of the topology segment ``domain_key``. With fewer domains than
     replicas no node is chosen. The disks of all replicas have logical blocks of one size: a smaller
@@ -83,19 +89,19 @@ def place(
     ranked: list[tuple[int, int, bytes, NodeView]] = []
     for node in nodes:
         free, reason = _judge(request, node)
+        reason = reason or _too_close(request, node, nodes, domain_key)
         if reason:
             refused.append(f"{node.name}{reason}")
         else:
             tie = hashlib.sha256(f"{request.volume_id}/{node.name}".encode()).digest()
             ranked.append((_preference(request, node), -free, tie, node))
     ordered = [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
-    replicas = request.spec.replicas
     first = _apart(request, ordered, domain_key)
     if first and not is_requested(request, _topology(_named(ordered, first[0]))):
         refused.append("no node of the requested topology can take it")
         return Choice((), tuple(refused))
-    if ordered and len(first) < replicas:
-        text = f"{replicas} replicas need as many failure domains: {len(first)} left"
+    if ordered and len(first) < request.count:
+        text = f"{request.count} replicas need as many failure domains: {len(first)} left"
         if len({_pool(request, node).block_bytes for node in ordered}) > 1:
             text += ", as their disks have logical blocks of different sizes"
         refused.append(text)
@@ -106,7 +112,7 @@ def place(
 
 def _apart(request: PlacementRequest, ordered: Sequence[NodeView], domain_key: str) -> list[str]:
     """The best nodes in different domains, of one block size where there are several of them."""
-    replicas = request.spec.replicas
+    replicas = request.count
     if replicas == 1:
         return [node.name for node in ordered[:1]]
     by_block: dict[int, dict[str, str]] = {}  # block size -> domain -> its best node
@@ -117,6 +123,23 @@ def _apart(request: PlacementRequest, ordered: Sequence[NodeView], domain_key: s
     enough = [list(leading.values()) for leading in by_block.values() if len(leading) >= replicas]
     most = max((list(leading.values()) for leading in by_block.values()), key=len, default=[])
     return (enough[0] if enough else most)[:replicas]
+
+
+def _too_close(
+    request: PlacementRequest, node: NodeView, nodes: Sequence[NodeView], domain_key: str
+) -> str:
+    """Why it goes together with none of the replicas that are there already; "" where it does."""
+    for other in nodes:
+        if other.name not in request.beside:
+            continue
+        if other.name == node.name:
+            return ": it has a replica already"
+        if _topology(other).get(domain_key, "") == _topology(node).get(domain_key, ""):
+            return f": in the failure domain of {other.name}"
+        theirs = next((pool for pool in other.pools if pool.name == request.spec.pool), None)
+        if theirs and 0 < theirs.block_bytes != _pool(request, node).block_bytes > 0:
+            return f": its disks have other logical blocks than those of {other.name}"
+    return ""
 
 
 def _pool(request: PlacementRequest, node: NodeView) -> PoolReport:

@@ -115,7 +115,7 @@ class PoolLedger:
     def reserve(
         self, request: PlacementRequest, refused: Mapping[str, str] = _NOTHING
     ) -> tuple[Reservation, ...]:
-        """Choose the best nodes, one for each replica, and hold room on all of them together.
+        """Choose the best nodes, one for each new replica, and hold room on all of them together.
 
         ``refused`` are nodes that are out of question, with the reason. Raises NoSpace with the
         reason for each node, OutOfRange when no pool could ever have that size, and Unavailable
@@ -128,7 +128,7 @@ class PoolLedger:
             with self._changed:
                 choice = place(request, self._views(refused), self._domain_key)
                 if choice.nodes:
-                    chosen = choice.nodes[: request.spec.replicas]
+                    chosen = choice.nodes[: request.count]
                     return tuple(self._hold(name, request) for name in chosen)
                 outdated = self._asked_before(came, request)
                 if not outdated:

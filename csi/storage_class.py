@@ -33,6 +33,7 @@ _CLASS_PARAMETERS = (
     "mkfsOptions",
     "encryption",
 )
+_REPLICAS = "replicas"
 _LIMIT_FIELDS = {
     "readIops": "read_iops",
     "writeIops": "write_iops",
@@ -65,15 +66,19 @@ _MAX_LIMIT = (1 << 63) - 1
 def parse_class(
     parameters: Mapping[str, str],
     capabilities: Sequence[Capability] = (),
+    mutable: Mapping[str, str] | None = None,
     *,
     replication: bool = False,
 ) -> VolumeSpec:
     """What a StorageClass and the capabilities of a request ask for.
 
     Without capabilities (GetCapacity) it is a mounted volume. ``replication``: whether two
-    replicas may be asked for. Raises InvalidArgument.
+    replicas may be asked for. Of ``mutable``, the parameters of a VolumeAttributesClass, only the
+    replicas count here, and have precedence. Raises InvalidArgument.
     """
     own = _own(parameters, (*_CLASS_PARAMETERS, *_LIMIT_FIELDS), "StorageClass parameter")
+    if mutable and _REPLICAS in mutable:
+        own[_REPLICAS] = mutable[_REPLICAS]
     access = _access(capabilities)
     filesystem = _filesystem(parameters, capabilities, access)
     replicas = _replicas(own, replication)
@@ -111,8 +116,14 @@ def change_limits(limits: IoLimits, mutable: Mapping[str, str]) -> IoLimits:
     That is what CSI 1.13 wants of ControllerModifyVolume: the absence of a parameter changes
     nothing. "0" or "" lifts a limit. Raises InvalidArgument.
     """
-    own = _own(mutable, tuple(_LIMIT_FIELDS), "VolumeAttributesClass parameter")
-    return replace(limits, **{_LIMIT_FIELDS[key]: _limit(key, own[key]) for key in own})
+    own = _own(mutable, (*_LIMIT_FIELDS, _REPLICAS), "VolumeAttributesClass parameter")
+    changed = [key for key in own if key in _LIMIT_FIELDS]
+    return replace(limits, **{_LIMIT_FIELDS[key]: _limit(key, own[key]) for key in changed})
+
+
+def changed_replicas(mutable: Mapping[str, str], *, replication: bool) -> int:
+    """How many replicas the volume is to have; 0 where that stays. Raises InvalidArgument."""
+    return _replicas(mutable, replication) if _REPLICAS in mutable else 0
 
 
 def check_snapshot_class(parameters: Mapping[str, str]) -> None:

@@ -177,6 +177,11 @@ class NodeAgent:
         entry = self.volumes.expand(volume_id, size_bytes, limit_bytes)
         return self.reporter.volume(entry).size_bytes, self.logical.report(entry.pool.name)
 
+    def update_volume(self, volume: Volume) -> PoolReport:
+        require_id(IdKind.VOLUME, volume.id, "volume_id")
+        entry = self.volumes.update(volume)
+        return self.logical.report(entry.pool.name)
+
     def set_limits(self, volume_id: str, limits: IoLimits) -> None:
         require_id(IdKind.VOLUME, volume_id, "volume_id")
         self.volumes.set_limits(volume_id, limits)

@@ -69,6 +69,10 @@ class GrpcAgent:
         answer = self._stub.ExpandVolume(request)
         return answer.size_bytes, wire.pool_from_wire(answer.pool)
 
+    def update_volume(self, volume: Volume) -> PoolReport:
+        request = pb.UpdateVolumeRequest(volume_id=volume.id, record=to_json(volume))
+        return wire.pool_from_wire(self._stub.UpdateVolume(request).pool)
+
     def set_limits(self, volume_id: str, limits: IoLimits) -> None:
         request = pb.SetLimitsRequest(volume_id=volume_id, limits=wire.limits_to_wire(limits))
         self._stub.SetLimits(request)

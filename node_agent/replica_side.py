@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import Refused
+from cluster.model import Replication
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
@@ -58,6 +59,10 @@ class Storage(Protocol):
 
     def is_there(self, volume_id: str) -> bool:
         """Whether the volume is on this node, by a fresh look."""
+        ...
+
+    def recorded(self, volume_id: str) -> Replication | None:
+        """What the tags of the data tell of its replicas. Raises NotFound."""
         ...
 
 
@@ -186,6 +191,9 @@ class ReplicaSide:
         """What DRBD is told. Of the peer only its address counts here."""
         devices = self._storage.devices(assignment.volume_id)
         replication = assignment.replication
+        if self._node not in (place.node for place in replication.places):
+            # The replica here has been replaced meanwhile: it is as its tags tell until it is gone.
+            replication = self._storage.recorded(assignment.volume_id) or replication
         replicas = tuple(
             Replica(place.node, place.node_id, place.address, devices.data, devices.metadata)
             for place in replication.places

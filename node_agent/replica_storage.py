@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.errors import DataLoss, Unavailable
+from cluster.model import Replication, volume_from_json
 from cluster.placement import metadata_bytes
 from host import block_worker
 from host.command import Runner
@@ -45,6 +46,20 @@ class ReplicaStorage:
         if self._volumes.find(Kind.METADATA, volume_id) is None:
             label = Label(volume_id, Kind.METADATA, State.FILLING, record=str(data.size_bytes))
             self._volumes.create_thick(data.pool.name, label, metadata_bytes(data.size_bytes))
+
+    def is_established(self, volume_id: str) -> bool:
+        """Whether the metadata's logical volume is there."""
+        return self._volumes.find(Kind.METADATA, volume_id) is not None
+
+    def is_used(self, volume_id: str) -> bool:
+        """Whether DRBD has written its metadata, and so may have run over the data."""
+        metadata = self._volumes.find(Kind.METADATA, volume_id)
+        return metadata is not None and metadata.label.state is not State.FILLING
+
+    def recorded(self, volume_id: str) -> Replication | None:
+        """What the tags of the data tell of its replicas. Raises NotFound."""
+        data = self._volumes.require(Kind.VOLUME, volume_id)
+        return volume_from_json(data.label.record).replication
 
     def devices(self, volume_id: str) -> ReplicaDevices:
         """What they are, as memory has it."""

@@ -13,10 +13,11 @@ from contextlib import suppress
 
 from cluster.agents import ReplicaReport
 from cluster.errors import Refused, Unavailable
+from cluster.model import Volume
 from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError, Missing
-from node_agent.arbiter import Arbiter
+from node_agent.arbiter import Arbiter, Assignment
 from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.holds import Holds
@@ -29,7 +30,7 @@ from node_agent.replica_storage import ReplicaStorage
 from node_agent.verified import Verified
 from replication import fencing
 from replication.commands import Commands
-from replication.status import ConnectionState, Role
+from replication.status import ConnectionState, DiskState, ResourceStatus, Role
 from replication.watch import NetlinkObserver, Watcher
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _LOADING_SECONDS = 30.0
 _EVENT_SECONDS = 1.0
 # A stage waits so long for the volume to be served here; kubelet repeats it.
 _SERVING_SECONDS = 20.0
+_WHOLE = (DiskState.UP_TO_DATE, DiskState.CONSISTENT)
 
 
 class Replicas:
@@ -56,7 +58,10 @@ class Replicas:
         *,
         resync_bytes_per_second: int,
     ) -> None:
+        self._node = node
         self._runner = runner
+        self._volumes = volumes
+        self._devices = devices
         self._observer = NetlinkObserver()
         self._commands = Commands(runner, node, self._observer)
         self._storage = ReplicaStorage(runner, mapper, volumes)
@@ -90,7 +95,60 @@ class Replicas:
 
     def establish(self, data: Entry) -> None:
         """Make what a replica needs beside its data. Raises NoSpace."""
+        if not self._storage.is_established(data.label.id):
+            # Whatever was noted is of a former life of it here: a new record would look older.
+            self._notes.remove(data.label.id)
         self._storage.establish(data)
+
+    def begins_complete(self, volume: Volume) -> bool:
+        """Whether the replica here does not get its data from a peer."""
+        return volume.replication is None or self._node in volume.replication.complete
+
+    def dissolve(self, data: Entry) -> None:
+        """Take DRBD out from under the only replica, also while it is used.
+
+        The loop is paused. Where this is cut off, it runs again with what is there then, and all of
+        that does no harm: the only replica has everything on its logical volume, whether it is
+        written through DRBD or past it, and no other replica is left that could miss something (one
+        that comes later is filled as a whole). So the loop attaches again, asks, promotes and puts
+        the face back over DRBD; or, once the metadata is gone, it cannot attach, and the face stays
+        over the logical volume. A repetition begins wherever that is. The notes stay: a store that
+        is rolled back to when there were two replicas is recognized by them.
+
+        Raises Unavailable while this node does not know itself to be the only complete replica, or
+        while DRBD holds its I/O back.
+        """
+        volume_id = data.label.id
+        with self._loop.paused(volume_id):
+            status = None
+            with suppress(Missing):  # the module is not loaded: then there is no resource
+                status = self._commands.status(volume_id)
+            if status is not None or self._storage.is_used(volume_id):
+                resource = self._side.resource(self._require_only(volume_id, status))
+                self._volumes.ensure_active(data)
+                self._devices.exchange(volume_id, data.path)
+                self._commands.demote(resource)
+                self._commands.down(volume_id)
+            self._storage.remove(volume_id)
+            fencing.revoke(volume_id)
+
+    def _require_only(self, volume_id: str, status: ResourceStatus | None) -> Assignment:
+        assignment = self._loop.assignment(volume_id)
+        if assignment is None:
+            raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
+        record = assignment.held.record
+        if record.quarantine:
+            raise Unavailable(f"volume {volume_id}: {record.quarantine}")
+        if (record.replicas, record.members) != ((self._node,), (self._node,)):
+            raise Unavailable(
+                f"volume {volume_id}: {self._node} does not know yet that it has the only replica"
+            )
+        if status is None or status.disk not in _WHOLE:
+            state = "not set up" if status is None else status.disk
+            raise Unavailable(f"volume {volume_id}: the replica on {self._node} is {state}")
+        if status.frozen:
+            raise Unavailable(f"volume {volume_id}: its I/O is held back on {self._node}")
+        return assignment
 
     def require_primary(self, volume_id: str) -> None:
         """Wait until this node serves the volume. Raises Unavailable, which says why it does not.

@@ -120,6 +120,14 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
         )
         return pb.ExpandVolumeResponse(size_bytes=size_bytes, pool=wire.pool_to_wire(pool))
 
+    def UpdateVolume(
+        self, request: pb.UpdateVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.UpdateVolumeResponse:
+        volume = _read(volume_from_json, request.record)
+        if volume.id != request.volume_id:
+            raise InvalidArgument("the record is of another volume than the request")
+        return pb.UpdateVolumeResponse(pool=wire.pool_to_wire(self._agent.update_volume(volume)))
+
     def SetLimits(
         self, request: pb.SetLimitsRequest, context: grpc.ServicerContext
     ) -> pb.SetLimitsResponse:

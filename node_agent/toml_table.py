@@ -143,11 +143,11 @@ def as_seconds(value: Any) -> float:
     return number
 
 
-def as_interval(value: Any) -> float:
-    """Seconds between two rounds of something slow; 0: never."""
+def as_seconds_or_never(value: Any) -> float:
+    """Of something slow. 0 is never."""
     number = as_number(value)
-    if number != 0 and not 60 <= number <= 366 * 86400:
-        raise ValueError("must be 0 (never), or 60 seconds to a year of them")
+    if number and not 1 <= number <= 366 * 86400:
+        raise ValueError("must be 1 second to a year of them, or 0 for never")
     return number
 
 

@@ -98,7 +98,9 @@ class NodeVolumes:
             if entry is not None:
                 self._devices.take_down(volume_id)
                 if record_of(entry).replication is not None:
-                    self.require_replicas().remove(volume_id)
+                    self.require_replicas()
+                if self._replicas is not None:  # also what a change that was cut off has left
+                    self._replicas.remove(volume_id)
                 self._volumes.remove(entry)
 
     def expand(self, volume_id: str, size_bytes: int, limit_bytes: int) -> Entry:
@@ -121,6 +123,28 @@ class NodeVolumes:
         if self._replicas is None:
             raise Refused("this node takes no replicas: no replication_address is configured")
         return self._replicas
+
+    def update(self, wanted: Volume) -> Entry:
+        """Keep the record; put DRBD under the volume, or take it away, also while it is used.
+
+        What is made comes before the record that tells of it, and what is taken away goes before
+        that, so that every way of being cut off is gone on with by a repetition. Raises NotFound,
+        NoSpace, Refused, Unavailable, Busy.
+        """
+        with self._locks.hold(wanted.id, purpose="a change of its replicas"):
+            entry = self.require_complete(wanted.id)
+            present = record_of(entry)
+            if replace(present.spec, replicas=wanted.spec.replicas) != wanted.spec:
+                raise Refused(f"volume {wanted.id} is another one here: only replicas may change")
+            if wanted.replication is not None:
+                self.require_replicas().establish(entry)
+            elif present.replication is not None:
+                self.require_replicas().dissolve(entry)
+            if present != wanted:
+                entry = self._volumes.relabel(entry, replace(entry.label, record=to_json(wanted)))
+            if wanted.replication is None:
+                self._devices.grow(entry)  # DRBD's device may have been shorter
+            return entry
 
     def set_limits(self, volume_id: str, limits: IoLimits) -> Entry:
         """Keep them in the record. Raises NotFound, Busy."""
@@ -173,7 +197,7 @@ class NodeVolumes:
         return entry
 
     def _made(self, wanted: Volume) -> Entry:
-        source = self._source(wanted)
+        source = self._to_copy(wanted)
         self._require_limit(wanted)
         try:
             if source is not None and _can_share(source, wanted):
@@ -202,6 +226,12 @@ class NodeVolumes:
             return self._cuts.take(source, label, read_only=False)
         with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
             return self._cuts.cut(source, label, read_only=False)
+
+    def _to_copy(self, wanted: Volume) -> Entry | None:
+        """As ``_source``; nothing for a replica that gets everything from its peer."""
+        if wanted.replication is not None and not self.require_replicas().begins_complete(wanted):
+            return None
+        return self._source(wanted)
 
     def _source(self, wanted: Volume) -> Entry | None:
         """What there is to copy; None also for a source that was never written."""
@@ -253,7 +283,7 @@ class NodeVolumes:
 
     def _fill(self, entry: Entry, wanted: Volume, wait: float) -> None:
         self._volumes.ensure_active(entry)
-        source = self._source(wanted)
+        source = self._to_copy(wanted)
         if source is not None:
             what = f"copy of {source.label.kind} {source.label.id} to volume {wanted.id}"
             reads = [source.label.id]

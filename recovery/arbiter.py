@@ -13,14 +13,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
 from cluster.errors import ClusterError, Conflict, NotFound, Refused
 from cluster.membership import Held, Membership
 from cluster.memberships import Memberships
-from cluster.model import Replication
+from cluster.model import Replication, Volume
 from cluster.records import volume_table
 from cluster.store import RevisionExpired, Store
 from node_agent.arbiter import Answer, Assignment
@@ -47,6 +47,7 @@ QUESTIONS = frozenset((*_RULES, Do.REPORT))
 class _Known:
     held: Held
     replication: Replication
+    leftovers: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -57,7 +58,8 @@ class _Known:
         record = self.held.record
         noted = [told.record.replicas for told in record.reports if told.record is not None]
         places = (place.node for place in self.replication.places)
-        return frozenset((*record.replicas, *places, *(node for nodes in noted for node in nodes)))
+        told = (node for nodes in noted for node in nodes)
+        return frozenset((*record.replicas, *places, *self.leftovers, *told))
 
 
 class Arbiter:
@@ -251,6 +253,37 @@ class Arbiter:
                 self._go_alone[volume_id] = (node, known.held.revision)
                 self._hand_out(volume_id, (node,))
 
+    def change(
+        self,
+        volume_id: str,
+        rule: Callable[[Held, Mapping[str, Statement]], arbiter_rules.Answer],
+    ) -> arbiter_rules.Answer:
+        """Write what a rule makes of the record and of what its nodes have stated.
+
+        Raises NotFound, Unavailable and Conflict: then the outcome is unknown.
+        """
+        for _ in range(_ATTEMPTS):
+            held = self._memberships.find(volume_id)
+            if held is None:
+                raise NotFound(f"volume {volume_id} has no membership record")
+            if reason := self._not_yet(volume_id, held):
+                return arbiter_rules.Answer(False, held.record, reason)
+            answer = rule(held, self.statements(volume_id))
+            if answer.granted and answer.record != held.record:
+                try:
+                    self._write(volume_id, answer.record, held.revision)
+                except Conflict:
+                    continue
+                _log.info("volume %s: %s", volume_id, answer.reason)
+            return answer
+        raise Conflict(f"the membership of volume {volume_id} changes all the time: repeat")
+
+    def statements(self, volume_id: str) -> Mapping[str, Statement]:
+        """What its nodes have told last, by node."""
+        with self._changed:
+            known = self._known.get(volume_id)
+            return self._stated(volume_id, known) if known is not None else {}
+
     def silent(self) -> frozenset[str]:
         """Nodes that have spoken since the start, and not lately."""
         now = time.monotonic()
@@ -333,8 +366,10 @@ class Arbiter:
         return {node: statement for node, statement in found.items() if statement is not None}
 
     def _peer(self, volume_id: str, known: _Known, node: str) -> Statement | None:
-        stated = self._stated(volume_id, known)
-        return next((stated[other] for other in sorted(stated) if other != node), None)
+        """Of the other replica; what one that was given up tells concerns nobody."""
+        others = (other for other in known.held.record.replicas if other != node)
+        stated = (self._statements.get((volume_id, other)) for other in others)
+        return next((one for one in stated if one is not None), None)
 
     def _hand_out(self, volume_id: str, nodes: Collection[str]) -> None:
         """Under the lock."""
@@ -377,7 +412,9 @@ class Arbiter:
         """A replica that is complete again comes back into the set (rule 4)."""
         with self._changed:
             known = self._known.get(volume_id)
-            stated = list(self._stated(volume_id, known).values()) if known is not None else []
+            replicas = known.held.record.replicas if known is not None else ()
+            found = [self._statements.get((volume_id, node)) for node in replicas]
+            stated = [one for one in found if one is not None]
         if known is None or len(stated) != 2:
             return
         held = known.held
@@ -444,13 +481,16 @@ class Arbiter:
     def _learn(self, volume_id: str, held: Held | None, *, fresh: bool = False) -> None:
         """``fresh``: whatever was known, this is what the store holds."""
         # Afresh: a replica that was replaced is in the volume's record before it is in this one.
-        replication = self._replication(volume_id) if held is not None else None
+        volume = self._volume(volume_id) if held is not None else None
+        replication = volume.replication if volume is not None else None
+        leftovers = volume.leftovers if volume is not None else ()
         with self._changed:
             known = self._known.get(volume_id)
             if known is not None and held is not None:
                 # The watch brings what was written here a moment ago once more, and older ones.
                 older = held.revision < known.held.revision and not fresh
-                if older or (held, replication) == (known.held, known.replication):
+                now = (held, replication, leftovers)
+                if older or now == (known.held, known.replication, known.leftovers):
                     return
             nodes = known.nodes if known is not None else frozenset()
             if held is None or replication is None:
@@ -459,13 +499,13 @@ class Arbiter:
                 for node in nodes:
                     self._statements.pop((volume_id, node), None)
             else:
-                self._known[volume_id] = _Known(held, replication)
+                self._known[volume_id] = _Known(held, replication, leftovers)
                 nodes |= self._known[volume_id].nodes
             self._hand_out(volume_id, nodes)
 
-    def _replication(self, volume_id: str) -> Replication | None:
+    def _volume(self, volume_id: str) -> Volume | None:
         entry = self._volumes.find_id(volume_id)
-        return entry.item.replication if entry is not None else None
+        return entry.item if entry is not None else None
 
 
 class Subscription:

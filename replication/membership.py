@@ -178,6 +178,8 @@ def _as_primary(now: Situation) -> Action:
         return Action(Do.ASK_CONFIRM, "a new data generation has begun")
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
+    if _calls_nobody(now):
+        return Action(Do.FORCE_DISCONNECT, "the only replica: nothing to connect to")
     return Action(Do.WAIT, "serving" if now.peer_in_set else "serving; the peer has to resync")
 
 
@@ -276,6 +278,16 @@ def _connect_alone(now: Situation) -> Action:
     return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
 
 
+def _calls_nobody(now: Situation) -> bool:
+    """Whether DRBD still tries to connect to a replica that was given up.
+
+    The next one has another address, which is taken while StandAlone only. One that is still
+    connected is left alone: it takes itself down, without a freeze here.
+    """
+    only = now.record.replicas == (now.view.node,)
+    return only and now.view.connection is Connection.CONNECTING
+
+
 def _equal_outside(now: Situation) -> bool:
     """Whether a replica outside the set carries the generation of this one, the only member."""
     return (
@@ -337,8 +349,10 @@ def _unpublished(now: Situation) -> Action:
         return _connect_alone(now)
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not this node's volume")
-    if view.connection is Connection.CONNECTING and _equal_outside(now):
-        return Action(Do.FORCE_DISCONNECT, "to begin a new generation first")
+    if view.connection is Connection.CONNECTING and (_calls_nobody(now) or _equal_outside(now)):
+        alone = "the only replica: nothing to connect to"
+        new = "to begin a new generation first"
+        return Action(Do.FORCE_DISCONNECT, alone if _calls_nobody(now) else new)
     return Action(Do.WAIT, "in the set")
 
 

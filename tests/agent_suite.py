@@ -168,6 +168,18 @@ class AgentSuite:
         subject.agent.set_limits(wanted.id, limits)
         assert volume_from_json(subject.agent.get_volume(wanted.id).record).limits == limits
 
+    def test_a_changed_record_is_kept(self, subject: AgentSubject, provision: Provision) -> None:
+        wanted = volume(subject, provision)
+        made(subject, wanted)
+        changed = replace(wanted, nodes=(subject.node, "other"), leftovers=("third",))
+        for _ in range(2):
+            assert subject.agent.update_volume(changed).name == subject.pool
+        assert volume_from_json(subject.agent.get_volume(wanted.id).record) == changed
+        with pytest.raises(Refused):
+            subject.agent.update_volume(replace(changed, spec=replace(wanted.spec, encrypted=True)))
+        with pytest.raises(NotFound):
+            subject.agent.update_volume(volume(subject, provision, name="missing"))
+
     def test_a_snapshot_is_cut_once_and_deleted(
         self, subject: AgentSubject, provision: Provision
     ) -> None:

@@ -8,6 +8,7 @@ from cluster.volumes import Volumes
 from csi.controller.answers import volume_message
 from csi.rpc import csi_pb2 as pb
 from csi.rpc import csi_pb2_grpc
+from recovery.replica_changes import ReplicaChanges
 
 
 class ControllerCalls(csi_pb2_grpc.ControllerServicer):
@@ -19,9 +20,9 @@ class ControllerCalls(csi_pb2_grpc.ControllerServicer):
         snapshots: Snapshots,
         *,
         advertise_health: bool = False,
-        replication: bool = False,
+        changes: ReplicaChanges | None = None,
     ) -> None:
-        """``replication``: whether a class may ask for two replicas: agents have an arbiter then.
+        """``changes``: of replicas. None where agents have no arbiter: then volumes have one each.
 
         ``advertise_health``: name the health calls of CSI 1.13 among the capabilities.
 
@@ -31,7 +32,8 @@ class ControllerCalls(csi_pb2_grpc.ControllerServicer):
         self._volumes = volumes
         self._snapshots = snapshots
         self._advertise_health = advertise_health
-        self._replication = replication
+        self._changes = changes
+        self._replication = changes is not None
 
     def _message(self, volume: Volume) -> pb.Volume:
         return volume_message(volume, self._volumes.topology(volume))

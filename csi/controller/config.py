@@ -12,11 +12,11 @@ from node_agent.toml_table import (
     Table,
     as_address,
     as_flag,
-    as_interval,
     as_log_level,
     as_optional_address,
     as_path,
     as_seconds,
+    as_seconds_or_never,
     as_text,
     read_file,
 )
@@ -37,6 +37,7 @@ class ControllerConfig:
     arbiter_listen: str = ""
     # Between two comparisons of the replicas of a volume; 0 = only by a person's word.
     verify_interval_seconds: float = 7 * 86400.0
+    repair_after_seconds: float = 3600.0  # then a lost replica is made elsewhere; 0: never
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
     advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
@@ -59,7 +60,10 @@ def _parse(table: Table) -> ControllerConfig:
         failure_domain=table.take("failure_domain", as_text, default.failure_domain),
         arbiter_listen=table.take("arbiter_listen", as_optional_address, default.arbiter_listen),
         verify_interval_seconds=table.take(
-            "verify_interval_seconds", as_interval, default.verify_interval_seconds
+            "verify_interval_seconds", as_seconds_or_never, default.verify_interval_seconds
+        ),
+        repair_after_seconds=table.take(
+            "repair_after_seconds", as_seconds_or_never, default.repair_after_seconds
         ),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),

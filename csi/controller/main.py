@@ -32,6 +32,8 @@ from recovery.arbiter import Arbiter
 from recovery.arbiter_service import ArbiterServer
 from recovery.decisions import Decisions
 from recovery.failover_loop import FailoverLoop
+from recovery.repair_loop import RepairLoop
+from recovery.replica_changes import ReplicaChanges
 from recovery.verification import Verification
 from replication import arbiter_rules
 
@@ -76,15 +78,19 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     pools = PoolLedger(agents, domain_key=config.failure_domain)
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
+    changes = parts = repair = None
+    if arbiter is not None:
+        changes = ReplicaChanges(store, agents, pools, locks, arbiter)
+        seconds = config.repair_after_seconds
+        repair = RepairLoop(store, arbiter, changes, config.nodes, repair_after_seconds=seconds)
+        verification = Verification(store, agents, interval_seconds=config.verify_interval_seconds)
+        decisions = Decisions(store, locks, arbiter)
+        parts = ReplicationParts(arbiter, decisions, verification, changes)
+        metrics.register(ReplicationCollector(arbiter))
     metrics.register(ClusterCollector(store, pools, reconciler))
     if config.metrics_listen:
         stack.callback(MetricsServer(metrics, config.metrics_listen).close)
     loop = ReconcileLoop(reconciler, pools, interval_seconds=config.reconcile_seconds)
-    parts = None
-    if arbiter is not None:
-        verification = Verification(store, agents, interval_seconds=config.verify_interval_seconds)
-        parts = ReplicationParts(arbiter, Decisions(store, locks, arbiter), verification)
-        metrics.register(ReplicationCollector(arbiter))
     admin = AdminService(store, agents, config.nodes, reconciler, parts)
     server = serve_controller(
         config.csi_socket,
@@ -93,7 +99,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
             Volumes(store, agents, pools, locks, arbiter_rules),
             Snapshots(store, agents, locks),
             advertise_health=config.advertise_health,
-            replication=key is not None,
+            changes=changes,
         ),
         GroupController(Groups(store, agents, locks)),
         others=[lambda server: admin_pb2_grpc.add_AdminServicer_to_server(admin, server)],
@@ -101,9 +107,11 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     )
     loop.start()
     stack.callback(loop.stop)
-    if parts is not None:
+    if parts is not None and repair is not None:
         parts.verification.start()
         stack.callback(parts.verification.stop)
+        repair.start()
+        stack.callback(repair.stop)
     stack.callback(admin.close)
     # With their channels closed, calls to agents end at once, and with them all who wait for one.
     stack.callback(agents.close)

@@ -21,7 +21,7 @@ from csi.controller.requests import (
     size_of_new,
 )
 from csi.rpc import csi_pb2 as pb
-from csi.storage_class import change_limits, parse_class, parse_limits
+from csi.storage_class import change_limits, changed_replicas, parse_class, parse_limits
 
 
 class VolumeCalls(ControllerCalls):
@@ -32,6 +32,7 @@ class VolumeCalls(ControllerCalls):
         spec = parse_class(
             request.parameters,
             parse_capabilities(request.volume_capabilities),
+            request.mutable_parameters,
             replication=self._replication,
         )
         limits = parse_limits(request.parameters, request.mutable_parameters)
@@ -93,7 +94,10 @@ class VolumeCalls(ControllerCalls):
     def ControllerModifyVolume(
         self, request: pb.ControllerModifyVolumeRequest, context: grpc.ServicerContext
     ) -> pb.ControllerModifyVolumeResponse:
+        replicas = changed_replicas(request.mutable_parameters, replication=self._replication)
         self._volumes.modify(
             request.volume_id, lambda limits: change_limits(limits, request.mutable_parameters)
         )
+        if replicas and self._changes is not None:
+            self._changes.set_replicas(request.volume_id, replicas)
         return pb.ControllerModifyVolumeResponse()

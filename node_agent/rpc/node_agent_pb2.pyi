@@ -261,6 +261,20 @@ class ExpandVolumeResponse(_message.Message):
     pool: Pool
     def __init__(self, size_bytes: _Optional[int] = ..., pool: _Optional[_Union[Pool, _Mapping]] = ...) -> None: ...
 
+class UpdateVolumeRequest(_message.Message):
+    __slots__ = ("volume_id", "record")
+    VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    volume_id: str
+    record: str
+    def __init__(self, volume_id: _Optional[str] = ..., record: _Optional[str] = ...) -> None: ...
+
+class UpdateVolumeResponse(_message.Message):
+    __slots__ = ("pool",)
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    pool: Pool
+    def __init__(self, pool: _Optional[_Union[Pool, _Mapping]] = ...) -> None: ...
+
 class Limits(_message.Message):
     __slots__ = ("read_iops", "write_iops", "read_bytes", "write_bytes")
     READ_IOPS_FIELD_NUMBER: _ClassVar[int]

@@ -64,6 +64,11 @@ class NodeAgentStub:
                 request_serializer=node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeRequest.SerializeToString,
                 response_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeResponse.FromString,
                 _registered_method=True)
+        self.UpdateVolume = channel.unary_unary(
+                '/xlss.node.v1.NodeAgent/UpdateVolume',
+                request_serializer=node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeRequest.SerializeToString,
+                response_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeResponse.FromString,
+                _registered_method=True)
         self.SetLimits = channel.unary_unary(
                 '/xlss.node.v1.NodeAgent/SetLimits',
                 request_serializer=node__agent_dot_rpc_dot_node__agent__pb2.SetLimitsRequest.SerializeToString,
@@ -137,6 +142,15 @@ class NodeAgentServicer:
 
     def ExpandVolume(self, request, context):
         """Grow the logical volume, and the devices over it where it is active.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVolume(self, request, context):
+        """Keep a changed record of the volume, and bring what is under it in line: DRBD comes under a
+        volume that is replicated from now on, and goes from under the only replica of one that is not
+        any more. The volume may be in use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +232,11 @@ def add_NodeAgentServicer_to_server(servicer, server):
                     servicer.ExpandVolume,
                     request_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeRequest.FromString,
                     response_serializer=node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeResponse.SerializeToString,
+            ),
+            'UpdateVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVolume,
+                    request_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeRequest.FromString,
+                    response_serializer=node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeResponse.SerializeToString,
             ),
             'SetLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLimits,
@@ -412,6 +431,33 @@ class NodeAgent:
             '/xlss.node.v1.NodeAgent/ExpandVolume',
             node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeRequest.SerializeToString,
             node__agent_dot_rpc_dot_node__agent__pb2.ExpandVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.node.v1.NodeAgent/UpdateVolume',
+            node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeRequest.SerializeToString,
+            node__agent_dot_rpc_dot_node__agent__pb2.UpdateVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -223,6 +223,22 @@ class FakeNode:
             volume.taken = footprint(pool, spec, size)
             return size, self.pool(spec.pool)
 
+    def update_volume(self, volume: Volume) -> PoolReport:
+        with self._mutex:
+            present = self._require(volume.id)
+            others = replace(present.record.spec, replicas=volume.spec.replicas)
+            if others != volume.spec:
+                raise Refused(f"volume {volume.id} is another one")
+            had = self.volumes.pop(volume.id)  # so that its own room counts as free
+            pool = self.pool(volume.spec.pool)
+            free, reason = room(pool, volume.spec)
+            self.volumes[volume.id] = had
+            if free < present.size_bytes:
+                raise NoSpace(reason or "no room")
+            present.record = volume
+            present.taken = footprint(pool, volume.spec, present.size_bytes)
+            return self.pool(volume.spec.pool)
+
     def set_limits(self, volume_id: str, limits: IoLimits) -> None:
         with self._mutex:
             volume = self._require(volume_id)

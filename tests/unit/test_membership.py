@@ -171,6 +171,30 @@ def test_records_travel_as_json() -> None:
 # ---- the agent ----
 
 
+def test_the_only_replica_lets_go_of_the_address_of_the_one_that_left() -> None:
+    """As primary and as secondary; while it is connected, the other takes itself down."""
+    only = replace(ONLY_A, replicas=("a",))
+    for published in ("a", ""):
+        record = replace(only, primary=published)
+        role = Role.PRIMARY if published else Role.SECONDARY
+        calling = view(role=role, connection=Connection.CONNECTING, peer_disk=Disk.UNKNOWN)
+        assert does(calling, record).do is Do.FORCE_DISCONNECT
+        assert does(replace(calling, connection=CUT), record).do is Do.WAIT
+        assert does(view(role=role), record).do is Do.WAIT
+
+
+def test_the_replica_that_takes_its_place_is_filled_from_the_one_that_stayed() -> None:
+    only = replace(ONLY_A, replicas=("a",))
+    added = arbiter.add_replica(only, "c").record
+    kept = view(role=Role.PRIMARY, connection=CUT, peer_disk=Disk.UNKNOWN)
+    blank = view("c", connection=CUT, disk=Disk.INCONSISTENT, generations=Generations())
+    assert does(kept, added).do is Do.WAIT
+    assert does(kept, added, peer=states(blank)).do is Do.CONNECT
+    assert does(blank, added, peer=states(kept)).do is Do.CONNECT
+    early = states(blank, revision=8)
+    assert does(kept, added, peer=early).do is Do.WAIT
+
+
 def test_a_frozen_primary_cuts_asks_notes_and_goes_on() -> None:
     assert does(frozen(connection=Connection.CONNECTING)).do is Do.FORCE_DISCONNECT
     assert does(frozen()).do is Do.ASK_ALONE

@@ -9,7 +9,13 @@ import pytest
 from cluster.errors import InvalidArgument
 from cluster.model import AccessType, IoLimits, Layout, LayoutKind, Provision, VolumeSpec
 from csi.capability import Capability
-from csi.storage_class import change_limits, check_snapshot_class, parse_class, parse_limits
+from csi.storage_class import (
+    change_limits,
+    changed_replicas,
+    check_snapshot_class,
+    parse_class,
+    parse_limits,
+)
 
 BLOCK = Capability(AccessType.BLOCK, "SINGLE_NODE_WRITER")
 MOUNT = Capability(AccessType.MOUNT, "SINGLE_NODE_WRITER")
@@ -166,6 +172,18 @@ def test_a_change_of_limits_changes_what_it_names() -> None:
 def test_wrong_limits_are_refused(mutable: dict[str, str], text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
         change_limits(IoLimits(), mutable)
+
+
+def test_replicas_are_mutable_and_have_precedence_over_the_class() -> None:
+    assert parse_class({"replicas": "1"}, (), {"replicas": "2"}, replication=True).replicas == 2
+    assert parse_class({"replicas": "2"}, (), {"readIops": "5"}, replication=True).replicas == 2
+    assert changed_replicas({"readIops": "5"}, replication=True) == 0
+    assert changed_replicas({"replicas": "2"}, replication=True) == 2
+    assert change_limits(IoLimits(read_iops=5), {"replicas": "2"}) == IoLimits(read_iops=5)
+    with pytest.raises(InvalidArgument, match="replicated volumes are not in this version"):
+        changed_replicas({"replicas": "2"}, replication=False)
+    with pytest.raises(InvalidArgument, match="nearest is 2"):
+        changed_replicas({"replicas": "3"}, replication=True)
 
 
 def test_a_snapshot_class_is_for_local_snapshots_only() -> None:

@@ -1,0 +1,152 @@
+"""Replicas come, go and move under a writer, which keeps going; what it wrote is on all of them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from lab.replica_states import stored_volume
+from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, SYNCING, TWO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.lab.replicated import Service
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+def replicas(service: Service, count: int) -> None:
+    controller = service.cluster.controller()
+    service._repeat(
+        f"give it {count} replicas",
+        lambda: controller.modify(service.id, replicas=str(count)),
+        time.monotonic() + SERVING,
+    )
+
+
+def nodes(service: Service) -> tuple[str, ...]:
+    return stored_volume(service.cluster, service.id).nodes
+
+
+def second(service: Service) -> str:
+    """The node of the replica that is not on ONE."""
+    return next(node for node in nodes(service) if node != ONE)
+
+
+def until_two_in_sync(service: Service) -> None:
+    def in_sync() -> bool:
+        states = [service.drbd(name) for name in nodes(service)]
+        whole = all(state is not None and state.in_sync for state in states)
+        return whole and len(states) == 2 == len(service.record.members)
+
+    service.until("in sync", in_sync, SYNCING)
+
+
+def until_plain(service: Service) -> None:
+    service.until("without DRBD", lambda: all(service.drbd(n) is None for n in (ONE, TWO, OTHER)))
+    face = service.node(ONE).sh(f"dmsetup table xlss-{service.id}").text
+    assert " 147:" not in face
+
+
+def check_on(service: Service, name: str) -> None:
+    """Nothing is lost there. The volume is served on that node alone, and then nowhere."""
+    deadline = time.monotonic() + SERVING
+    service.stop()
+    for other in (ONE, TWO, OTHER):
+        service._withdraw(other, deadline)
+        service._unpublish(other, deadline)
+    service.serve(name)
+    verdict = service.records.check(service.node(name), service.device)
+    assert verdict.ok, (name, verdict, service.state())
+    service._withdraw(name, deadline)
+    service._unpublish(name, deadline)
+
+
+def check_on_all(service: Service) -> None:
+    for name in nodes(service):
+        check_on(service, name)
+
+
+@pytest.mark.parametrize("service", [{}, {"filesystem": "ext4"}], indirect=True)
+def test_a_writer_keeps_going_through_two_one_two_and_an_expansion(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    replicas(service, 1)
+    until_plain(service)
+    writer.wait_for(50)
+    replicas(service, 2)
+    writer.wait_for(50)
+    until_two_in_sync(service)
+    controller = service.cluster.controller()
+    service._repeat(
+        "expand it",
+        lambda: controller.expand(service.id, 2 * SIZE),
+        time.monotonic() + SERVING,
+    )
+    writer.wait_for(50)
+    until_two_in_sync(service)
+    check_on_all(service)
+
+
+def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(
+    service: Service,
+) -> None:
+    cluster = service.cluster
+    cluster.stop_controller()
+    cluster.config.write_text(f"repair_after_seconds = 5\n{cluster.config.read_text()}")
+    cluster.start_controller()
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    service.power_off(TWO)
+    service.until("replaced", lambda: set(nodes(service)) == {ONE, OTHER})
+    writer.wait_for(50)
+    until_two_in_sync(service)
+    service.power_on(TWO)
+    volume_id = service.id
+    cluster.stop_controller()
+    cluster.start_controller()
+    service.until(
+        "removed from the node that is back",
+        lambda: volume_id not in service.node(TWO).sh("lvs --noheadings -o lv_name").text,
+    )
+    writer.wait_for(50)
+    check_on_all(service)
+
+
+@pytest.mark.parametrize("victim", ["agent", "controller"])
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.5, 1.0])
+def test_killed_in_the_middle(service: Service, victim: str, delay: float) -> None:
+    kill: Callable[[], None] = lambda: service.restart_agent(ONE)  # noqa: E731
+    if victim == "controller":
+        kill = lambda: restart_controller(service)  # noqa: E731
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    for count in (1, 2):
+        call = threading.Thread(target=lambda n=count: once(service, n))
+        call.start()
+        time.sleep(delay)
+        kill()
+        call.join()
+        replicas(service, count)
+        writer.wait_for(20)
+        if count == 1:
+            until_plain(service)
+    until_two_in_sync(service)
+    check_on_all(service)
+
+
+def once(service: Service, count: int) -> None:
+    with suppress(grpc.RpcError):
+        service.cluster.controller().modify(service.id, replicas=str(count))
+
+
+def restart_controller(service: Service) -> None:
+    service.cluster.stop_controller(signal.SIGKILL)
+    service.cluster.start_controller()
