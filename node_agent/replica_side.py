@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from cluster.errors import Refused
+from cluster.errors import Refused, Unavailable
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
@@ -21,8 +21,10 @@ from replication.membership import Do
 from replication.model import MIB, Replica, Resource, Tuning
 from replication.observed import Surroundings, view_of
 from replication.record import Generations, Role, Users, View
+from replication.status import ResourceStatus
 
 _FLUSH_SECONDS = 60.0
+_LOOKS = 5
 _FACE_SECONDS = 30.0
 
 
@@ -107,7 +109,7 @@ class ReplicaSide:
     def view(self, assignment: Assignment) -> View:
         """The volume as the kernel has it now, from a fresh look."""
         volume_id = assignment.volume_id
-        status = self._commands.status(volume_id)
+        status, generations = self._look(assignment)
         face = self._mapper.find(face_name(volume_id))
         around = Surroundings(
             self._node,
@@ -118,17 +120,30 @@ class ReplicaSide:
             and not self._holds.is_held(volume_id),
             grant=self._has_grant(volume_id),
         )
-        if status is None or not status.volumes:
-            return view_of(None, Generations(), around)
-        try:
-            generations = self._commands.generations(self.resource(assignment), status)
-        except Missing:
-            generations = Generations()
         seen = view_of(status, generations, around)
         if seen.role is Role.PRIMARY and self._face_elsewhere(assignment):
             # Its users still write past DRBD: promoted is who has the face over its device.
             return replace(seen, role=Role.SECONDARY)
         return seen
+
+    def _look(self, assignment: Assignment) -> tuple[ResourceStatus | None, Generations]:
+        """Status and generations of one and the same moment. Raises Unavailable.
+
+        A replica that is not connected by the one and carries what a resync gave it by the other
+        would look like one that went its own way, and would be filled anew.
+        """
+        for _ in range(_LOOKS):
+            status = self._commands.status(assignment.volume_id)
+            if status is None or not status.volumes:
+                return None, Generations()
+            try:
+                generations = self._commands.generations(self.resource(assignment), status)
+            except Missing:
+                return status, Generations()
+            current = status.volumes[0].current_uuid
+            if current is None or generations.current == (f"{current:016x}" if current else ""):
+                return status, generations
+        raise Unavailable("its data generation is changing at this moment")
 
     def flush(self, assignment: Assignment) -> None:
         """sync(1) of a device is fsync(2), which has the disk empty its cache."""

@@ -128,6 +128,7 @@ class Service:
             capability=self.capability,
             parameters={"replicas": "2", **({"pool": pool} if pool else {})},
             nodes=[{NODE: ONE}, {NODE: TWO}],
+            preferred=[{NODE: ONE}, {NODE: TWO}],
         )
         self.id = self.volume.volume_id
         replication = stored_volume(cluster, self.id).replication
@@ -336,6 +337,8 @@ class Service:
         for name in (ONE, TWO):
             lines.append(f"{name}: {self.drbd(name)}")
             with suppress(LabError, KeyError):
+                generations = ["drbdsetup", "get-gi", str(self.minor)]
+                lines.append(f"    {self.node(name).run(generations, check=False).text}")
                 log = self.cluster.agent(name).log(timeout=5.0).splitlines()
                 lines += [f"    {line}" for line in log if self.id in line][-6:]
         return "\n".join(lines)
