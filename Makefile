@@ -16,11 +16,15 @@ SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
 # Lab nodes are processes with their own memory, and tests of faults wait a lot: three at work suit
 # two cores and 8 GiB.
 WORKERS ?= 3
+# Of `make chaos`. (SECONDS is a variable of bash as well, but not one that it exports.)
+SECONDS ?= 1200
+SEED ?= random
+VOLUMES ?= 3
 PYTEST := $(BIN)/python -m pytest
 # A file to a worker (tests/conftest.py), in their order: the long ones in the lab come first.
 PARALLEL := -n $(WORKERS) --no-loadscope-reorder
 
-.PHONY: help demo test unit lab sanity bench lint format generate wheel clean distclean
+.PHONY: help demo test unit lab sanity bench chaos lint format generate wheel clean distclean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +54,10 @@ sanity: ## csi-sanity against the real driver in lab nodes (VARIANTS="thin-mount
 bench: ## Speed, memory and start-up time as a table and as JSON in benchmarks/results
 	@scripts/setup.sh base
 	@$(BIN)/python -m benchmarks
+
+chaos: ## Faults at random on replicated volumes (SECONDS=1200 SEED=random VOLUMES=3)
+	@scripts/setup.sh base
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) --volumes $(VOLUMES)
 
 lint: ## Style, types, layers, and that the generated code is that of the protocols
 	@scripts/setup.sh python

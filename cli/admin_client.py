@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from cluster.agents import PoolReport, VolumeReport
+from cluster.agents import Health, PoolReport, VolumeReport
 from cluster.errors import Unavailable
-from cluster.model import Snapshot, Volume, snapshot_from_json, volume_from_json
+from cluster.membership import Membership
+from cluster.model import Snapshot, Volume, from_json, snapshot_from_json, volume_from_json
 from csi.rpc import admin_pb2 as pb
 from csi.rpc import admin_pb2_grpc
 from node_agent.interceptors import ObservedChannel
-from node_agent.wire import pool_from_wire, volume_from_wire
+from node_agent.wire import health_from_wire, pool_from_wire, volume_from_wire
 
 DEFAULT_SOCKET = Path("/run/xlss/controller.sock")
 _CALL_SECONDS = 30.0
+_CHANGE_SECONDS = 300.0  # of what may have to prepare a replica first
 _PAGE = 500
 
 
@@ -52,6 +55,7 @@ class Status:
     counts: Mapping[str, Mapping[str, int]]  # kind of record -> phase -> how many
     differences: tuple[DifferenceStatus, ...]
     compared_seconds_ago: float | None  # None before the first comparison
+    replicated: tuple[ReplicatedStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ class VolumeOnNode:
     node: str
     trouble: str  # empty when the node answered
     report: VolumeReport | None
+
+
+@dataclass(frozen=True)
+class ReplicatedStatus:
+    """A replicated volume in a few words."""
+
+    id: str
+    name: str
+    summary: str
+    health: Health
+
+
+@dataclass(frozen=True)
+class ReplicationStatus:
+    """``membership``: None where the store has none. ``explanation`` is a paragraph for people."""
+
+    membership: Membership | None
+    state: ReplicatedStatus
+    explanation: str
+    decision: str  # what the controller makes of silent nodes
 
 
 class AdminClient:
@@ -82,19 +106,24 @@ class AdminClient:
                 for one in answer.differences
             ),
             compared_seconds_ago=compared,
+            replicated=tuple(map(_replicated, answer.replicated)),
         )
 
-    def volumes(self) -> Iterator[Volume]:
-        """All volumes, a page at a time."""
+    def volumes(self) -> Iterator[tuple[Volume, ReplicatedStatus | None]]:
+        """All volumes, a page at a time; with what is to be told of those that are replicated."""
         request = pb.ListVolumesRequest(limit=_PAGE)
         while True:
             page = self._stub.ListVolumes(request)
-            yield from map(volume_from_json, page.volumes)
+            told = {one.id: _replicated(one) for one in page.replicated}
+            for volume in map(volume_from_json, page.volumes):
+                yield volume, told.get(volume.id)
             if not page.next:
                 return
             request.after = page.next
 
-    def volume(self, name_or_id: str) -> tuple[Volume, tuple[VolumeOnNode, ...]]:
+    def volume(
+        self, name_or_id: str
+    ) -> tuple[Volume, tuple[VolumeOnNode, ...], ReplicationStatus | None]:
         answer = self._stub.GetVolume(pb.GetVolumeRequest(volume=name_or_id))
         nodes = tuple(
             VolumeOnNode(
@@ -104,7 +133,40 @@ class AdminClient:
             )
             for one in answer.nodes
         )
-        return volume_from_json(answer.volume), nodes
+        replication = None
+        if answer.HasField("replication"):
+            found = answer.replication
+            replication = ReplicationStatus(
+                from_json(Membership, found.membership) if found.membership else None,
+                _replicated(found.state),
+                found.explanation,
+                found.decision,
+            )
+        return volume_from_json(answer.volume), nodes, replication
+
+    def fail_over(self, volume: str, node: str) -> str:
+        """As the next ones: returns what was done, in words."""
+        return self._outcome(self._stub.FailOver(pb.FailOverRequest(volume=volume, node=node)))
+
+    def force_primary(self, volume: str, node: str, *, accept_data_loss: bool) -> str:
+        request = pb.ForcePrimaryRequest(
+            volume=volume, node=node, accept_data_loss=accept_data_loss
+        )
+        return self._outcome(self._stub.ForcePrimary(request))
+
+    def verify(self, volume: str) -> str:
+        return self._outcome(self._stub.VerifyVolume(pb.VerifyVolumeRequest(volume=volume)))
+
+    def set_replicas(self, volume: str, count: int) -> str:
+        request = pb.SetReplicasRequest(volume=volume, count=count)
+        return self._outcome(self._stub.SetReplicas(request, timeout=_CHANGE_SECONDS))
+
+    def move_replica(self, volume: str, from_node: str, to_node: str) -> str:
+        request = pb.MoveReplicaRequest(volume=volume, from_node=from_node, to_node=to_node)
+        return self._outcome(self._stub.MoveReplica(request, timeout=_CHANGE_SECONDS))
+
+    def _outcome(self, answer: Any) -> str:
+        return str(answer.outcome)
 
     def snapshots(self, volume_id: str = "") -> Iterator[Snapshot]:
         """All snapshots, or those of one volume, a page at a time."""
@@ -133,6 +195,10 @@ def connect(socket: Path) -> Iterator[AdminClient]:
         )
     ) as channel:
         yield AdminClient(channel)
+
+
+def _replicated(one: pb.Replicated) -> ReplicatedStatus:
+    return ReplicatedStatus(one.id, one.name, one.summary, health_from_wire(one.health))
 
 
 def _node(node: pb.Node) -> NodeStatus:

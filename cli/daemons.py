@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.failures import EXPECTED
 from node_agent.logs import LogFormat, set_up_logging
+from node_agent.request_id import current_request_id
 from node_agent.toml_table import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,11 @@ def run_daemon(name: str, arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"xlss {name}: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    except EXPECTED as error:
+    except Exception as error:
+        from cli.failures import EXPECTED  # it loads gRPC, which the node does not wait for
+
+        if not isinstance(error, EXPECTED):
+            raise
         _log.error("%s", error)
         return 1
 
@@ -79,7 +83,5 @@ def _node(options: argparse.Namespace) -> int:
 
 
 def _logging(options: argparse.Namespace, configured_level: str) -> None:
-    from node_agent.interceptors import current_request_id
-
     level = options.log_level or configured_level
     set_up_logging(LogFormat(options.log_format), level, current_request_id)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from cli import certs, nodes, preflight, recover_store, snapshots, status, volumes
+from cli import certs, nodes, preflight, recover_store, snapshots, status, volume, volumes
 from cli.daemons import run_daemon
 from cli.failures import EXPECTED
 from node_agent.certificates import CertificateError
@@ -22,10 +22,10 @@ app = typer.Typer(
 app.command("status")(status.status)
 app.command("nodes")(nodes.nodes)
 app.command("volumes")(volumes.volumes)
-app.command("volume")(volumes.volume)
 app.command("snapshots")(snapshots.snapshots)
 app.command("preflight")(preflight.preflight)
 app.command("recover-store")(recover_store.recover_store)
+app.add_typer(volume.app, name="volume")
 app.add_typer(certs.app, name="certs")
 
 # cli/main.py starts the daemons without coming here; these entries are for the list of commands.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
-from cli.admin_client import DEFAULT_SOCKET, DifferenceStatus, Status, connect
+from cli.admin_client import DEFAULT_SOCKET, DifferenceStatus, ReplicatedStatus, Status, connect
 from cli.nodes import print_nodes, print_pools
 from cli.options import SocketOption
 from cli.output import Output, OutputOption, console, print_json, print_table
+from cluster.agents import Health
 from cluster.reconcile import DifferenceKind
 
+_USABLE = (Health.OK, Health.DEGRADED)
 _KINDS = {"volume": "volumes", "snapshot": "snapshots", "group": "group snapshots"}
 
 
@@ -22,8 +26,10 @@ def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.
     else:
         _print(found)
     # For scripts: 2 says that a person should look.
-    if any(node.trouble for node in found.nodes) or not all(
-        one.mended for one in _between_store_and_nodes(found)
+    if (
+        any(node.trouble for node in found.nodes)
+        or not all(one.mended for one in _between_store_and_nodes(found))
+        or any(one.health not in _USABLE for one in found.replicated)
     ):
         raise typer.Exit(2)
 
@@ -34,6 +40,7 @@ def _print(found: Status) -> None:
     console.print()
     print_pools(found.nodes)
     console.print()
+    _print_replicated(found.replicated)
     if found.compared_seconds_ago is None:
         console.print("The store has not been compared with the nodes yet.")
     elif not (differences := _between_store_and_nodes(found)):
@@ -51,6 +58,23 @@ def _print(found: Status) -> None:
             ],
         )
         console.print("\ndocs/operations.md says what to do about each.")
+
+
+def _print_replicated(found: Sequence[ReplicatedStatus]) -> None:
+    """How many there are, and a line for each that is not in sync."""
+    if not found:
+        return
+    ailing = [one for one in found if one.health is not Health.OK]
+    console.print(
+        f"replicated volumes: {len(found)}, {len(found) - len(ailing)} in sync", highlight=False
+    )
+    if ailing:
+        print_table(
+            ["volume", "replicas", "health", "id"],
+            [(one.name, one.summary, one.health, one.id) for one in ailing],
+        )
+        console.print("`xlss volume show` says why, and what is being done.")
+    console.print()
 
 
 def _between_store_and_nodes(found: Status) -> list[DifferenceStatus]:

@@ -54,6 +54,58 @@ class PoolReport:
 
 
 @dataclass(frozen=True)
+class VerifyReport:
+    """The last comparison of a volume's replicas. ``trouble``: why it told nothing, or nothing."""
+
+    finished_at: float  # seconds since 1970 by the node's clock, for people
+    out_of_sync_bytes: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class ReplicaReport:
+    """A replica as its node's kernel has it (in DRBD's words), and what its agent makes of that."""
+
+    role: str = "Unknown"
+    disk: str = "Absent"
+    peer_disk: str = "DUnknown"
+    connection: str = "StandAlone"
+    activity: str = ""  # RESYNC, VERIFY, or nothing
+    frozen: str = ""  # why writes are held back, in words
+    out_of_sync_bytes: int = 0
+    resync_total_bytes: int = 0  # of a resync under way, as the next two; 0: cannot be told
+    resync_done_bytes: int = 0
+    bytes_per_second: int = 0
+    doing: str = ""  # what the agent does, or waits for, in words
+    waits_for: str = ""  # ARBITER, PERSON, REBOOT, or nothing
+    serving: bool = False
+    verify: VerifyReport | None = None
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether both replicas are complete as far as this node sees."""
+        return self.connection == "Connected" and self.disk == self.peer_disk == "UpToDate"
+
+    @property
+    def resync_share(self) -> float | None:
+        """How much of the resync under way is done, 0 to 1; None where that cannot be told."""
+        if self.activity != RESYNC or not self.resync_total_bytes:
+            return None
+        return self.resync_done_bytes / self.resync_total_bytes
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the resync under way, at the rate that it had until now."""
+        if self.activity != RESYNC or not self.bytes_per_second:
+            return None
+        return (self.resync_total_bytes - self.resync_done_bytes) / self.bytes_per_second
+
+
+RESYNC, VERIFY = "resync", "verify"
+ARBITER, PERSON, REBOOT = "arbiter", "person", "reboot"
+
+
+@dataclass(frozen=True)
 class VolumeReport:
     id: str
     size_bytes: int
@@ -67,6 +119,7 @@ class VolumeReport:
     trouble: str = ""
     allocated_bytes: int = 0
     logical_volume_uuid: str = ""
+    replica: ReplicaReport | None = None  # only of a replicated volume
 
 
 @dataclass(frozen=True)
@@ -138,6 +191,13 @@ class Agent(Protocol):
         ...
 
     def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None: ...
+
+    def verify_volume(self, volume_id: str) -> None:
+        """Begin to compare both replicas; one under way is success.
+
+        Raises NotFound, and Refused unless both are connected and UpToDate.
+        """
+        ...
 
 
 class Agents(Protocol):

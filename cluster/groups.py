@@ -1,8 +1,7 @@
 """The workflows of group snapshots: several volumes cut at one instant.
 
-On one node the agent does that by itself. On several, the I/O of all volumes is held still, then
-all are cut, then it is let go again; the cuts count only when every node says that it held its I/O
-still until the end. A group that was cut off half-way is removed and cut anew, never completed.
+On one node the agent does that by itself; ``cutting.py`` does it on several, and on all replicas of
+replicated volumes. A group that was cut off half-way is removed and cut anew, never completed.
 
 Every call may raise Busy, Conflict and Unavailable: then it is to be repeated.
 """
@@ -12,9 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
 
-from cluster.agents import Agents, SnapshotReport, ask_all
+from cluster.agents import Agents
+from cluster.cutting import Cutter
 from cluster.errors import (
     AlreadyExists,
     ClusterError,
@@ -27,14 +26,8 @@ from cluster.identifiers import Kind, key_of_id, key_of_name, new_id, require_id
 from cluster.locks import ObjectLocks
 from cluster.model import Group, Phase, Snapshot, Volume
 from cluster.records import Entry, group_table, snapshot_table, volume_table
-from cluster.snapshots import SnapshotRemover, require_one_replica
+from cluster.snapshots import SnapshotRemover
 from cluster.store import Store
-
-# How long nodes hold I/O still at the most: longer than all cuts should take, shorter than what
-# makes applications fail (the kernel's hung task warning comes after 120 s).
-_HOLD_SECONDS = 10.0
-
-_T = TypeVar("_T")
 
 
 class Groups:
@@ -44,6 +37,7 @@ class Groups:
         self._volumes = volume_table(store)
         self._agents = agents
         self._locks = locks
+        self._cutter = Cutter(store, agents, locks)
         self._remover = SnapshotRemover(store, agents)
 
     def create(self, name: str, volume_ids: Sequence[str]) -> tuple[Group, tuple[Snapshot, ...]]:
@@ -64,10 +58,10 @@ class Groups:
             if entry is not None:
                 self.remove(entry)
             volumes = [self._volumes.ready(volume_id).item for volume_id in wanted]
-            for volume in volumes:
-                require_one_replica(volume)
-            group, members = _new_group(name, volumes)
-            return self._cut(self._groups.create(group), members)
+            with self._cutter.locked(volumes):
+                places = {volume.id: self._cutter.nodes_of(volume) for volume in volumes}
+                group, members = _new_group(name, volumes, places)
+                return self._cut(self._groups.create(group), members)
 
     def delete(self, group_id: str, snapshot_ids: Sequence[str]) -> None:
         """Delete the group and all its snapshots. A group that is not there is success.
@@ -111,7 +105,7 @@ class Groups:
     ) -> tuple[Group, tuple[Snapshot, ...]]:
         intents = [self._snapshots.create(member) for member in members]
         try:
-            reports = self._cut_at_one_instant(members)
+            reports = self._cutter.cut(members)
         except ClusterError:
             with suppress(Unavailable, Refused):  # the reconcile loop removes what is left
                 self.remove(entry)
@@ -124,40 +118,6 @@ class Groups:
         )
         return self._groups.update(entry, phase=Phase.READY).item, ready
 
-    def _cut_at_one_instant(self, members: tuple[Snapshot, ...]) -> dict[str, SnapshotReport]:
-        by_node: dict[str, list[Snapshot]] = {}
-        for member in members:
-            by_node.setdefault(member.nodes[0], []).append(member)
-        if len(by_node) == 1:
-            ((node, cuts),) = by_node.items()
-            return _by_id(self._agents.agent(node).create_snapshots(cuts))
-        held: dict[str, str] = {}  # node -> its suspension
-        try:
-            answers = ask_all(
-                self._agents,
-                by_node,
-                lambda node, agent: agent.suspend_volumes(
-                    [cut.volume_id for cut in by_node[node]], _HOLD_SECONDS
-                ),
-            )
-            held = {node: name for node, name in answers.items() if isinstance(name, str)}
-            _require_answers(answers)
-            cut = _require_answers(
-                ask_all(
-                    self._agents,
-                    by_node,
-                    lambda node, agent: agent.create_snapshots(by_node[node], held[node]),
-                )
-            )
-        finally:
-            still = ask_all(
-                self._agents, held, lambda node, agent: agent.resume_volumes(held[node])
-            )
-        broken = [node for node, answer in still.items() if answer is not True]
-        if broken:
-            raise Unavailable(f"I/O was not held still to the end on {', '.join(broken)}; repeat")
-        return _by_id(report for reports in cut.values() for report in reports)
-
 
 def _wanted(volume_ids: Sequence[str]) -> tuple[str, ...]:
     if not volume_ids:
@@ -168,7 +128,9 @@ def _wanted(volume_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(wanted))
 
 
-def _new_group(name: str, volumes: Iterable[Volume]) -> tuple[Group, tuple[Snapshot, ...]]:
+def _new_group(
+    name: str, volumes: Iterable[Volume], places: Mapping[str, tuple[str, ...]]
+) -> tuple[Group, tuple[Snapshot, ...]]:
     group_id = new_id(Kind.GROUP, name)
     now = time.time()
     members = tuple(
@@ -179,7 +141,7 @@ def _new_group(name: str, volumes: Iterable[Volume]) -> tuple[Group, tuple[Snaps
             size_bytes=volume.size_bytes,
             spec=volume.spec,
             phase=Phase.CREATING,
-            nodes=volume.nodes,
+            nodes=places[volume.id],
             group_id=group_id,
             created_at=now,
         )
@@ -200,17 +162,3 @@ def _require_members(group: Group, snapshot_ids: Sequence[str]) -> None:
     """CSI 1.13, DeleteVolumeGroupSnapshot, "Snapshot list mismatch"."""
     if snapshot_ids and set(snapshot_ids) != set(group.snapshot_ids):
         raise InvalidArgument(f"snapshot_ids are not those of group {group.id}")
-
-
-def _require_answers(answers: Mapping[str, _T | ClusterError]) -> dict[str, _T]:
-    """Raises the first error there is."""
-    found: dict[str, _T] = {}
-    for node, answer in answers.items():
-        if isinstance(answer, ClusterError):
-            raise answer
-        found[node] = answer
-    return found
-
-
-def _by_id(reports: Iterable[SnapshotReport]) -> dict[str, SnapshotReport]:
-    return {report.id: report for report in reports}

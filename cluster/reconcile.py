@@ -322,11 +322,19 @@ class Reconciler:
         out_of_reach = picture.out_of_reach(snapshot.nodes)
         if snapshot.phase is Phase.DELETING:
             yield from self._finish(
-                self._snapshots, entry, self._remover.remove, DifferenceKind.DELETING, out_of_reach
+                self._snapshots,
+                entry,
+                self._remove_snapshot,
+                DifferenceKind.DELETING,
+                out_of_reach,
             )
         elif snapshot.phase is Phase.CREATING and self._given_up(entry.key):
             yield from self._finish(
-                self._snapshots, entry, self._remover.remove, DifferenceKind.HALF_MADE, out_of_reach
+                self._snapshots,
+                entry,
+                self._remove_snapshot,
+                DifferenceKind.HALF_MADE,
+                out_of_reach,
             )
         elif snapshot.phase is Phase.READY:
             for node in snapshot.nodes:
@@ -355,6 +363,11 @@ class Reconciler:
 
     def _given_up(self, key: str) -> bool:
         return self._locks.idle_seconds(key) >= self._grace_seconds
+
+    def _remove_snapshot(self, entry: Entry[Snapshot]) -> None:
+        left = self._remover.remove(entry)
+        if left:
+            raise ClusterError(f"snapshot {entry.item.id} is left on {', '.join(left)}")
 
     def _remove_leftovers(self, entry: Entry[Volume]) -> None:
         left = self._maker.remove_leftovers(entry).item.leftovers

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cluster.agents import Agents, SnapshotReport, ask_all
+from cluster.cutting import Cutter
 from cluster.errors import (
     AlreadyExists,
     Busy,
@@ -19,22 +20,12 @@ from cluster.errors import (
     NotFound,
     Refused,
     Unavailable,
-    Unsupported,
 )
 from cluster.identifiers import Kind, key_of_id, key_of_name, new_id, require_id
 from cluster.locks import ObjectLocks
-from cluster.model import Phase, Snapshot, Volume, snapshot_from_json
+from cluster.model import Phase, Snapshot, snapshot_from_json
 from cluster.records import Entry, group_table, snapshot_table, volume_table
 from cluster.store import Store
-
-
-def require_one_replica(volume: Volume) -> None:
-    """Raises Unsupported: a cut through several replicas at one instant is not there yet."""
-    if volume.spec.replicas > 1:
-        raise Unsupported(
-            f"volume {volume.id} has {volume.spec.replicas} replicas: snapshots of replicated"
-            " volumes are not supported yet"
-        )
 
 
 class SnapshotRemover:
@@ -44,26 +35,49 @@ class SnapshotRemover:
         self._snapshots = snapshot_table(store)
         self._agents = agents
 
-    def remove(self, entry: Entry[Snapshot]) -> None:
-        """Delete the snapshot on its nodes, then its record.
+    def remove(self, entry: Entry[Snapshot]) -> tuple[str, ...]:
+        """Delete the snapshot on its nodes, then its record; returns the nodes that are left.
 
-        Raises Unavailable when a node cannot be reached, and Refused when the snapshot is in use
-        there: then it is as it was before.
+        Of a replicated volume, a node that is down holds nobody up when another one has removed
+        its part: the record stays, DELETING, for the nodes that are left, and the reconcile loop
+        finishes it. Raises Unavailable when no node can be reached, and Refused when the snapshot
+        is in use: then it stays where it is.
         """
-        if entry.item.phase is Phase.READY:
+        whole = entry.item.phase is Phase.READY
+        if whole:
             entry = self._snapshots.update(entry, phase=Phase.DELETING)
         snapshot = entry.item
         answers = ask_all(
             self._agents, snapshot.nodes, lambda _, agent: agent.delete_snapshots((snapshot.id,))
         )
-        for node, answer in answers.items():
+        failures = {
+            node: answer
+            for node, answer in answers.items()
+            if answer is not None and not isinstance(answer, NotFound)
+        }
+        left = tuple(failures)
+        for answer in failures.values():
             if isinstance(answer, Refused):
-                if snapshot.phase is Phase.DELETING:
+                if snapshot.spec.replicas > 1 and not (whole and left == snapshot.nodes):
+                    # Parts of it are gone, and who asked for that may have been told so.
+                    self._keep(entry, left)
+                elif snapshot.phase is Phase.DELETING:
                     self._snapshots.update(entry, phase=Phase.READY)
                 raise answer
-            if answer is not None and not isinstance(answer, NotFound):
-                raise Unavailable(f"snapshot {snapshot.id} is not removed on {node}: {answer}")
-        self._snapshots.delete(entry)
+        if not failures:
+            self._snapshots.delete(entry)
+            return ()
+        only_silent = all(isinstance(answer, Unavailable) for answer in failures.values())
+        if snapshot.spec.replicas > 1 and only_silent and not (whole and left == snapshot.nodes):
+            self._keep(entry, left)
+            return left
+        texts = "; ".join(f"{node}: {answer}" for node, answer in failures.items())
+        raise Unavailable(f"snapshot {snapshot.id} is not removed everywhere: {texts}")
+
+    def _keep(self, entry: Entry[Snapshot], left: tuple[str, ...]) -> None:
+        """For the nodes that are left, until they have confirmed that nothing is there."""
+        if (entry.item.phase, entry.item.nodes) != (Phase.DELETING, left):
+            self._snapshots.update(entry, phase=Phase.DELETING, nodes=left)
 
 
 class Snapshots:
@@ -73,6 +87,7 @@ class Snapshots:
         self._groups = group_table(store)
         self._agents = agents
         self._locks = locks
+        self._cutter = Cutter(store, agents, locks)
         self._remover = SnapshotRemover(store, agents)
 
     def create(self, name: str, volume_id: str) -> Snapshot:
@@ -84,16 +99,23 @@ class Snapshots:
         require_id(Kind.VOLUME, volume_id, "source_volume_id")
         with self._locks.hold(key_of_name(Kind.SNAPSHOT, name), purpose="creation"):
             entry = self._table.find(key_of_name(Kind.SNAPSHOT, name))
-            if entry is not None and entry.item.phase is Phase.DELETING:
-                self._remover.remove(entry)
-                entry = None
-            if entry is None:
-                entry = self._table.create(self._new_snapshot(name, volume_id))
-            elif entry.item.volume_id != volume_id:
-                raise AlreadyExists(
-                    f"snapshot {name!r} exists already, of volume {entry.item.volume_id}"
-                )
-            return entry.item if entry.item.phase is Phase.READY else self._cut(entry)
+            if entry is not None and entry.item.phase is not Phase.DELETING:
+                if entry.item.volume_id != volume_id:
+                    raise AlreadyExists(
+                        f"snapshot {name!r} exists already, of volume {entry.item.volume_id}"
+                    )
+                if entry.item.phase is Phase.READY:
+                    return entry.item
+                if entry.item.spec.replicas == 1:
+                    return self._cut(entry)
+            if entry is not None:
+                # Of several replicas, what an earlier call has cut may be of another instant.
+                self._clear(entry)
+            volume = self._volumes.ready(volume_id).item
+            with self._cutter.locked((volume,)):
+                # Read again: it may have been changed before it was locked.
+                snapshot = self._new_snapshot(name, volume_id)
+                return self._cut(self._table.create(snapshot))
 
     def delete(self, snapshot_id: str) -> None:
         """A snapshot that is not there is success.
@@ -137,7 +159,6 @@ class Snapshots:
 
     def _new_snapshot(self, name: str, volume_id: str) -> Snapshot:
         volume = self._volumes.ready(volume_id).item
-        require_one_replica(volume)
         return Snapshot(
             id=new_id(Kind.SNAPSHOT, name),
             name=name,
@@ -145,16 +166,26 @@ class Snapshots:
             size_bytes=volume.size_bytes,
             spec=volume.spec,
             phase=Phase.CREATING,
-            nodes=volume.nodes,
+            nodes=self._cutter.nodes_of(volume),
         )
+
+    def _clear(self, entry: Entry[Snapshot]) -> None:
+        """Remove what has that name still. Raises Unavailable while a node may have parts of it."""
+        left = self._remover.remove(entry)
+        if left:
+            raise Unavailable(
+                f"a former snapshot {entry.item.id} of that name is left on {', '.join(left)}:"
+                " repeat when that is back, or take another name"
+            )
 
     def _cut(self, entry: Entry[Snapshot]) -> Snapshot:
         wanted = replace(entry.item, created_at=time.time())
         try:
-            (report,) = self._agents.agent(wanted.nodes[0]).create_snapshots((wanted,))
-        except (Unavailable, Busy):
-            raise
-        except ClusterError:
+            report = self._cutter.cut((wanted,))[wanted.id]
+        except ClusterError as error:
+            repeated = isinstance(error, (Unavailable, Busy))
+            if repeated and wanted.spec.replicas == 1:
+                raise  # what was cut, if anything was, is found by the next call
             with suppress(Unavailable, Refused):  # the reconcile loop removes what is left
                 self._remover.remove(entry)
             raise

@@ -30,6 +30,7 @@ from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Phase, Publication, Volum
 from cluster.placement import in_words
 from cluster.pools import PoolLedger
 from cluster.records import volume_table
+from cluster.replicated_state import ReplicatedState, judge
 from cluster.store import Store
 
 __all__ = ["CreateRequest", "MembershipRules", "Volumes"]
@@ -276,6 +277,10 @@ class Volumes:
     def _judge(
         self, volume: Volume, answers: Mapping[str, VolumeReport | ClusterError]
     ) -> tuple[Health, str]:
+        if volume.replication is not None:
+            held = self._memberships.find(volume.id)
+            record = held.record if held is not None else None
+            return judge(ReplicatedState(volume, record, answers))
         for node, answer in answers.items():
             if node not in self._agents.names():
                 return Health.INACCESSIBLE, f"node {node} is not configured"

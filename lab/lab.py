@@ -159,11 +159,16 @@ class Lab:
         for node in self.nodes.values():
             node.heal()
 
-    def evidence(self) -> list[tuple[str, str]]:
-        """(title, text) of what tells why something failed: consoles, logs of processes."""
-        found = [(process.log_path.name, tail(process.log())) for process in self.processes]
+    def evidence(self, *, whole: bool = False) -> list[tuple[str, str]]:
+        """(title, text) of what tells why something failed: consoles, logs of processes.
+
+        Their last lines, or the whole.
+        """
+        cut = str if whole else tail
+        found = [(process.log_path.name, cut(process.log())) for process in self.processes]
         for node in self.nodes.values():
-            found += [(f"{node.name} {title}", text) for title, text in node.evidence()]
+            evidence = node.evidence(whole=whole)
+            found += [(f"{node.name} {title}", text) for title, text in evidence]
         return found
 
     def close(self) -> None:

@@ -122,12 +122,13 @@ class Node:
             return tail(self.console_path.read_text(errors="replace"))
         return ""
 
-    def evidence(self) -> list[tuple[str, str]]:
+    def evidence(self, *, whole: bool = False) -> list[tuple[str, str]]:
         """(title, text) of what tells why something failed: console, logs of processes."""
+        cut = str if whole else tail
         found = [("console", self.console())]
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
-                found.append((process.log_path, tail(process.log(timeout=5.0))))
+                found.append((process.log_path, cut(process.log(timeout=5.0))))
         return found
 
     def begin_start(self) -> None:

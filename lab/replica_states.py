@@ -7,7 +7,9 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,20 +58,34 @@ def membership(cluster: Deployment, volume_id: str) -> Membership:
     return from_object(Membership, _stored(cluster.store, "membership", volume_id))
 
 
+def stored(cluster: Deployment) -> Counter[str]:
+    """How many records of each kind the store holds."""
+    with _database(cluster.store) as connection:
+        rows = connection.execute("SELECT kind, count(*) FROM record GROUP BY kind").fetchall()
+    return Counter(dict(rows))
+
+
 def _stored(store: Path, kind: str, key: str) -> dict[str, Any]:
-    """A record, from a copy: the controller lets nobody else open the database."""
-    while True:
-        before = store.stat()
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / store.name
+    with _database(store) as connection:
+        query = "SELECT value FROM record WHERE kind = ? AND key = ?"
+        (value,) = connection.execute(query, (kind, key)).fetchone()
+    record: dict[str, Any] = json.loads(value)
+    return record
+
+
+@contextmanager
+def _database(store: Path) -> Iterator[sqlite3.Connection]:
+    """A copy: the controller lets nobody else open the database."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / store.name
+        while True:
+            before = store.stat()
             for suffix in ("", "-wal"):
+                Path(f"{copy}{suffix}").unlink(missing_ok=True)
                 if (source := Path(f"{store}{suffix}")).exists():
                     shutil.copy(source, f"{copy}{suffix}")
             after = store.stat()
-            if (before.st_mtime_ns, before.st_ino) != (after.st_mtime_ns, after.st_ino):
-                continue  # a checkpoint in between
-            with closing(sqlite3.connect(copy)) as connection:
-                query = "SELECT value FROM record WHERE kind = ? AND key = ?"
-                (value,) = connection.execute(query, (kind, key)).fetchone()
-        record: dict[str, Any] = json.loads(value)
-        return record
+            if (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino):
+                break  # otherwise there was a checkpoint in between
+        with closing(sqlite3.connect(copy)) as connection:
+            yield connection

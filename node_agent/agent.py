@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cluster.agents import Inventory, PoolReport, SnapshotReport, VolumeReport
-from cluster.errors import InvalidArgument, Unavailable
+from cluster.errors import InvalidArgument, Refused, Unavailable
 from cluster.identifiers import Kind as IdKind
 from cluster.identifiers import require_id
 from cluster.locks import Locks
@@ -24,13 +24,12 @@ from host.errors import HostError
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import Pools
 from node_agent import health
-from node_agent.arbiter_client import ArbiterClient
 from node_agent.config import NodeConfig
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
 from node_agent.eviction import Evictor
 from node_agent.holds import Holds
-from node_agent.inventory import Reporter
+from node_agent.inventory import Reporter, is_replicated
 from node_agent.jobs import Jobs
 from node_agent.labels import Kind
 from node_agent.limits import Limiter
@@ -40,6 +39,7 @@ from node_agent.pool_report import thin_usage
 from node_agent.replicas import Replicas
 from node_agent.snapshots import NodeSnapshots
 from node_agent.targets import Targets
+from node_agent.verified import Verified
 from node_agent.volumes import NodeVolumes
 from node_agent.watch import PoolWatch
 
@@ -66,10 +66,8 @@ class NodeAgent:
         holds = Holds()
         cuts = Cuts(self.logical, self.devices, runner, holds, config.cgroup_root)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
-        self._arbiter: ArbiterClient | None = None
         self.replicas: Replicas | None = None
         if config.arbiters:
-            self._arbiter = ArbiterClient(config.name, config.arbiters, config.tls_directory)
             self.replicas = Replicas(
                 config.name,
                 runner,
@@ -86,15 +84,17 @@ class NodeAgent:
                     config.cgroup_root,
                 ),
                 holds,
-                self._arbiter,
                 NoteBook(config.state_directory / "notes"),
+                Verified(config.state_directory / "notes"),
                 resync_bytes_per_second=config.resync_bytes_per_second,
             )
         self.volumes = NodeVolumes(
             runner, self.logical, self.devices, cuts, self.locks, self._jobs, self.replicas
         )
         self._snapshots = NodeSnapshots(self.volumes, self.logical, cuts, self.locks, self._jobs)
-        self.reporter = Reporter(config, self.logical, self.devices, self.targets, runner)
+        self.reporter = Reporter(
+            config, self.logical, self.devices, self.targets, runner, self.replicas
+        )
         self._watches = [self._watch(spec) for spec in config.pools]
         self._started = 0.0
 
@@ -105,9 +105,6 @@ class NodeAgent:
         for watch in self._watches:
             watch.start()
         self.limiter.start()
-        if self._arbiter is not None and self.replicas is not None:
-            self._arbiter.start()
-            self.replicas.start()
 
     @property
     def ready(self) -> bool:
@@ -125,9 +122,8 @@ class NodeAgent:
     def stop(self) -> None:
         """End the background work and LVM's processes. What is mounted stays."""
         self._jobs.cancel_all()
-        if self._arbiter is not None and self.replicas is not None:
+        if self.replicas is not None:
             self.replicas.stop()
-            self._arbiter.stop()
         self.limiter.stop()
         for watch in self._watches:
             watch.stop()
@@ -212,6 +208,15 @@ class NodeAgent:
         for snapshot_id in snapshot_ids:
             require_id(IdKind.SNAPSHOT, snapshot_id, "snapshot_ids")
         self._snapshots.delete(snapshot_ids)
+
+    def verify_volume(self, volume_id: str) -> None:
+        require_id(IdKind.VOLUME, volume_id, "volume_id")
+        entry = self.logical.require(Kind.VOLUME, volume_id)
+        if not is_replicated(entry):
+            raise Refused(f"volume {volume_id} is not replicated: there is nothing to compare")
+        if self.replicas is None:
+            raise Refused("this node has no arbiters in its configuration, and so no replicas")
+        self.replicas.verify(volume_id)
 
     # The parts
 

@@ -27,6 +27,7 @@ class Assignment:
     secret: str = field(repr=False)  # shared by its replicas; kept in memory only
     peer: Statement | None = None  # what the other replica's agent has told last
     go_alone: bool = False  # the controller has decided that the peer need not be waited for
+    word: str = ""  # what the controller makes of silent nodes, for people
 
 
 @dataclass(frozen=True)

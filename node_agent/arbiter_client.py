@@ -363,4 +363,5 @@ def _assignment(message: pb.Assignment) -> Assignment:
         message.secret,
         from_json(Statement, message.peer) if message.peer else None,
         message.go_alone,
+        message.word,
     )

@@ -100,6 +100,9 @@ class GrpcAgent:
         request = pb.DeleteSnapshotsRequest(snapshot_ids=snapshot_ids)
         self._stub.DeleteSnapshots(request)
 
+    def verify_volume(self, volume_id: str) -> None:
+        self._stub.VerifyVolume(pb.VerifyVolumeRequest(volume_id=volume_id))
+
 
 class GrpcAgents:
     """All configured nodes (``cluster.agents.Agents``)."""

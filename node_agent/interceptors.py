@@ -16,7 +16,6 @@ import contextvars
 import functools
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from google.protobuf.message import DecodeError, Message
 
 from cluster.errors import InvalidArgument, Unavailable
 from node_agent.messages import MAX_STRING_BYTES, check_bounds, loggable
+from node_agent.request_id import current_request_id, new_request_id, request_id
 from node_agent.status_codes import code_of, error_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -61,21 +61,6 @@ _Result = TypeVar("_Result")
 _END = object()
 _NOTHING_APART: Mapping[str, ThreadPoolExecutor] = MappingProxyType({})
 
-_request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
-
-
-def current_request_id() -> str:
-    """The id of the request that this thread works for; empty outside of any.
-
-    A thread that works for a request of another one has to be started in a copy of its context
-    (``contextvars.copy_context().run``).
-    """
-    return _request_id.get()
-
-
-def new_request_id() -> str:
-    return secrets.token_hex(8)
-
 
 def _observe_nothing(method: str, code: str, seconds: float) -> None:
     """The default of both interceptors: no metrics."""
@@ -98,7 +83,7 @@ class _Call:
         self._authorize = authorize
         self._started = time.monotonic()
         self._variables = contextvars.copy_context()
-        self._variables.run(_request_id.set, _id_from(context))
+        self._variables.run(request_id.set, _id_from(context))
 
     def step(self, work: Callable[[], _Result]) -> _Result:
         """Do a part of the call with its request id; end the call if that raises."""

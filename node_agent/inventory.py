@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.agents import Inventory, PoolReport, SnapshotReport, VolumeReport
+from cluster.agents import Inventory, PoolReport, ReplicaReport, SnapshotReport, VolumeReport
 from cluster.model import ENCRYPTION_BYTES
 from host import mount_table
 from host.boot import boot_id
 from host.command import Runner
 from host.mount_table import Mount
-from node_agent import health
+from node_agent import health, replica_status
 from node_agent.config import NodeConfig
 from node_agent.devices import Devices, volume_of_source
 from node_agent.entries import Entry
@@ -22,6 +22,7 @@ from node_agent.health import Problem
 from node_agent.labels import Kind, State
 from node_agent.logical_volumes import LogicalVolumes
 from node_agent.pool_report import ThinUsage
+from node_agent.replicas import Replicas
 from node_agent.targets import Targets
 from node_agent.version import VERSION
 
@@ -52,12 +53,14 @@ class Reporter:
         devices: Devices,
         targets: Targets,
         runner: Runner,
+        replicas: Replicas | None = None,
     ) -> None:
         self._config = config
         self._volumes = volumes
         self._devices = devices
         self._targets = targets
         self._runner = runner
+        self._replicas = replicas
 
     def inventory(self) -> Inventory:
         return Inventory(
@@ -106,10 +109,21 @@ class Reporter:
         mounts = mounts_by_volume().get(entry.label.id, [])
         status = self._volumes.status(entry.pool.name)
         found = health.problems(entry, status, self._volumes.usage(entry.pool), mounts)
+        replica = self._replica(entry)
+        if replica is not None:
+            found += replica_status.problems(replica)
         top = self._devices.top(entry.label.id)
-        if top is not None:
+        # A read of what DRBD holds back would hang, and tell nothing new.
+        if top is not None and not (replica is not None and replica.frozen):
             found += health.answers(self._runner, self._devices.path_of(top))
         return found
+
+    def _replica(self, entry: Entry) -> ReplicaReport | None:
+        if not is_replicated(entry):
+            return None
+        if self._replicas is None:
+            return ReplicaReport(doing="this node has no arbiters in its configuration")
+        return self._replicas.report(entry.label.id)
 
     def _volume(
         self,
@@ -125,6 +139,8 @@ class Reporter:
         usage = usages.get(entry.pool.name) if entry.thin else None
         status = self._volumes.status(entry.pool.name)
         found = health.problems(entry, status, usage, own)
+        if (replica := self._replica(entry)) is not None:
+            found += replica_status.problems(replica)
         record = _fields(entry)
         size = _volume_bytes(entry, record)
         blocks = [target.path for target in self._targets.of(volume_id) if target.block]
@@ -142,7 +158,13 @@ class Reporter:
             trouble=health.in_words(found),
             allocated_bytes=entry.seen.allocated_bytes if entry.thin and entry.seen else 0,
             logical_volume_uuid=entry.seen.uuid if entry.seen else "",
+            replica=replica,
         )
+
+
+def is_replicated(entry: Entry) -> bool:
+    """By its record."""
+    return _fields(entry).get("replication") is not None
 
 
 def _fields(entry: Entry) -> dict[str, Any]:

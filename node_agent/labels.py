@@ -4,14 +4,20 @@ Tags are written by the very command that creates the logical volume, so that th
 which one of ours is not known as such. The format (LVM permits ``A-Za-z0-9_+.-/=!:&#`` and 1,024
 characters a tag; lvm(8), "Tags"):
 
-| tag                    | value                                                              |
-|------------------------|--------------------------------------------------------------------|
-| xlss.id=<id>           | identifier of the volume or snapshot                               |
-| xlss.kind=<kind>       | volume, snapshot, scratch (the source of a copy, kept meanwhile)   |
-|                        | or metadata (DRBD's, of the volume with that id)                   |
-| xlss.state=<state>     | filling, blank, formatting or used (below)                         |
-| xlss.unique=no         | a copy of a file system that still carries its source's UUID       |
-| xlss.record.<n>=<part> | the record (cluster/model.py) as JSON, base64url, cut in parts     |
+| tag                     | value                                                             |
+|-------------------------|-------------------------------------------------------------------|
+| xlss.id=<id>            | identifier of the volume or snapshot                              |
+| xlss.kind=<kind>        | volume, snapshot, scratch (the source of a copy, kept meanwhile)  |
+|                         | or metadata (DRBD's, of the volume with that id)                  |
+| xlss.state=<state>      | filling, blank, formatting or used (below)                        |
+| xlss.unique=no          | a copy of a file system that still carries its source's UUID      |
+| xlss.zrecord.<n>=<part> | the record (cluster/model.py) as JSON, compressed (RFC 1950, with |
+|                         | ``_DICTIONARY`` preset), base64url, cut in parts                  |
+| xlss.record.<n>=<part>  | the same without the compression: read where it is found and      |
+|                         | there is no zrecord, not written any more                         |
+
+LVM reads and writes the tags of the whole group at every command, so that each byte counts: the
+compression takes a record to less than half.
 
 States: ``filling`` is half-made, a copy or a wipe is not finished. ``blank`` is complete and was
 never formatted. ``formatting`` is set right before a file system or a LUKS header is made, and is
@@ -22,13 +28,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 _PREFIX = "xlss."
-_RECORD = "xlss.record."
+_RECORD = "xlss.zrecord."
+_PLAIN_RECORD = "xlss.record."
 _PART_LENGTH = 960  # below LVM's 1,024 with the tag's name
+_LONGEST_RECORD = 1 << 20
+# What records have in common; the most frequent comes last. Part of the format: what was written
+# with one dictionary can be read with no other, so that this text must never change. A better one
+# needs a tag of another name.
+_DICTIONARY = (
+    b'"snapshot_id":"source":{"id":"s","kind":"snapshot"},"volume_id":"v","group_id":'
+    b'"layout":{"copies":2,"kind":"raid1"},"encrypted":true,"filesystem":"btrfs",'
+    b'"filesystem":"xfs","mkfs_options":["limits":{"read_iops":"limit_bytes":"topology":'
+    b'"replicas":2,"replication":{"spec":{"access":"block","filesystem":"ext4",'
+    b'"pool":"default","provision":"thin"}},"size_bytes":1073741824,"phase":"ready",'
+    b'{"created_at":17,"id":"v","name":"pvc-","nodes":["node"],"phase":"creating",'
+    b'"size_bytes":10737418240,"spec":{"access":"mount","pool":"default","provision":"thick"}}'
+)
 
 
 class Kind(StrEnum):
@@ -65,6 +86,9 @@ class Label:
     state: State
     unique: bool = True
     record: str = ""  # JSON
+    # The record as it was found, and the tags that said so: the same record may be written in
+    # other bytes by another release of zlib, and in the older format.
+    found: tuple[str, tuple[str, ...]] = field(default=("", ()), compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -80,10 +104,10 @@ class Label:
         ]
         if not self.unique:
             tags.append(f"{_PREFIX}unique=no")
-        text = base64.urlsafe_b64encode(self.record.encode()).decode()
-        parts = (text[at : at + _PART_LENGTH] for at in range(0, len(text), _PART_LENGTH))
-        tags += [f"{_RECORD}{number}={part}" for number, part in enumerate(parts)]
-        return tuple(tags)
+        record, written = self.found
+        if record != self.record:
+            written = _in_parts(_RECORD, _compressed(self.record))
+        return (*tags, *written)
 
     def with_state(self, state: State) -> Label:
         return replace(self, state=state)
@@ -100,22 +124,21 @@ def parse_label(tags: Iterable[str]) -> Label | None:
     Lenient, because whatever it cannot read would become an orphan: an unknown state counts as
     ``used`` (never formatted, never removed as half-made), a damaged record as an empty one.
     """
-    values: dict[str, str] = {}
-    for tag in tags:
-        if tag.startswith(_PREFIX):
-            key, _, value = tag.partition("=")
-            values[key] = value
+    ours = [tag for tag in tags if tag.startswith(_PREFIX)]
+    values = {key: value for key, _, value in (tag.partition("=") for tag in ours)}
     identifier = values.get(f"{_PREFIX}id", "")
     kind = values.get(f"{_PREFIX}kind", "")
     if not identifier or kind not in set(Kind):
         return None
     state = values.get(f"{_PREFIX}state", "")
+    record = _record(values)
     return Label(
         id=identifier,
         kind=Kind(kind),
         state=State(state) if state in set(State) else State.USED,
         unique=values.get(f"{_PREFIX}unique") != "no",
-        record=_record(values),
+        record=record,
+        found=(record, tuple(tag for tag in ours if tag.startswith((_RECORD, _PLAIN_RECORD)))),
     )
 
 
@@ -127,11 +150,39 @@ def changed_tags(old: Label, new: Label) -> tuple[tuple[str, ...], tuple[str, ..
     return removed, added
 
 
+def _in_parts(name: str, data: bytes) -> tuple[str, ...]:
+    text = base64.urlsafe_b64encode(data).decode()
+    parts = (text[at : at + _PART_LENGTH] for at in range(0, len(text), _PART_LENGTH))
+    return tuple(f"{name}{number}={part}" for number, part in enumerate(parts))
+
+
 def _record(values: dict[str, str]) -> str:
-    parts: list[str] = []
-    while (part := values.get(f"{_RECORD}{len(parts)}")) is not None:
-        parts.append(part)
     try:
-        return base64.urlsafe_b64decode("".join(parts)).decode()
-    except (binascii.Error, ValueError):
+        if f"{_RECORD}0" in values:
+            return _decompressed(_joined(_RECORD, values)).decode()
+        return _joined(_PLAIN_RECORD, values).decode()
+    except (binascii.Error, ValueError, zlib.error):
         return ""
+
+
+def _joined(name: str, values: dict[str, str]) -> bytes:
+    parts: list[str] = []
+    while (part := values.get(f"{name}{len(parts)}")) is not None:
+        parts.append(part)
+    return base64.urlsafe_b64decode("".join(parts))
+
+
+def _compressed(record: str) -> bytes:
+    if not record:
+        return b""
+    compressor = zlib.compressobj(level=9, zdict=_DICTIONARY)
+    return compressor.compress(record.encode()) + compressor.flush()
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Raises zlib.error, ValueError when it is damaged or cut off."""
+    decompressor = zlib.decompressobj(zdict=_DICTIONARY)
+    record = decompressor.decompress(data, _LONGEST_RECORD)
+    if not decompressor.eof:
+        raise ValueError("the record has no end")
+    return record

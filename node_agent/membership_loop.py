@@ -56,6 +56,10 @@ class Side(Protocol):
         """Any action that is neither a question, a note nor WAIT."""
         ...
 
+    def has_replica(self, volume_id: str) -> bool:
+        """Whether anything of the volume is on this node."""
+        ...
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -65,10 +69,17 @@ class Decision:
     reason: str
     failure: str = ""
     serving: bool = False  # primary, and nothing is held back
+    word: str = ""  # what the controller makes of silent nodes
+    unheard: bool = False  # no arbiter answers
+
+    @property
+    def own_words(self) -> str:
+        """Without the controller's."""
+        return f"{self.reason}: {self.failure}" if self.failure else self.reason
 
     @property
     def words(self) -> str:
-        return f"{self.reason}: {self.failure}" if self.failure else self.reason
+        return f"{self.own_words} (the controller: {self.word})" if self.word else self.own_words
 
 
 @dataclass
@@ -89,7 +100,6 @@ class MembershipLoop:
 
     def __init__(
         self,
-        arbiter: Arbiter,
         side: Side,
         notes: NoteBook,
         *,
@@ -97,7 +107,6 @@ class MembershipLoop:
         retry_seconds: float = 2.0,
         look_seconds: float = 5.0,
     ) -> None:
-        self._arbiter = arbiter
         self._side = side
         self._notes = notes
         self._retry_seconds = retry_seconds
@@ -112,9 +121,10 @@ class MembershipLoop:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="membership")
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
-    def start(self) -> None:
+    def start(self, arbiter: Arbiter) -> None:
         """Begin. Once."""
-        self._arbiter.notify(self._wake)
+        self._arbiter = arbiter
+        arbiter.notify(self._wake)
         self._thread.start()
 
     def stop(self) -> None:
@@ -232,6 +242,18 @@ class MembershipLoop:
             for volume_id in gone:
                 del self._memory[volume_id]
                 self._due.pop(volume_id, None)
+                self._pool.submit(self._forget, volume_id)
+
+    def _forget(self, volume_id: str) -> None:
+        """A volume that is not assigned any more: without a replica its notes are of no use.
+
+        With one they are all that tells who has everything, should the store have lost it.
+        """
+        try:
+            if not self._side.has_replica(volume_id):
+                self._notes.remove(volume_id)
+        except (HostError, ClusterError, OSError) as error:
+            _log.warning("volume %s: its notes are kept: %s", volume_id, error)
 
     def _turn(self, volume_id: str) -> None:
         seconds = self._retry_seconds
@@ -317,6 +339,10 @@ class MembershipLoop:
 
     def _decide(self, volume_id: str, memory: _Memory, decision: Decision) -> None:
         old = memory.decision
+        with self._changed:
+            unheard = self._present is None
+        word = "" if decision.serving or unheard else memory.assignment.word
+        decision = replace(decision, word=word, unheard=unheard)
         if old is None or (old.do, old.words) != (decision.do, decision.words):
             _log.info("volume %s: %s: %s", volume_id, decision.do, decision.words)
         with self._changed:

@@ -56,6 +56,10 @@ class Storage(Protocol):
 
     def metadata_made(self, volume_id: str) -> None: ...
 
+    def is_there(self, volume_id: str) -> bool:
+        """Whether the volume is on this node, by a fresh look."""
+        ...
+
 
 class Eviction(Protocol):
     """Whoever has a volume open here; ``frozen``: DRBD holds back its I/O."""
@@ -144,6 +148,9 @@ class ReplicaSide:
             if current is None or generations.current == (f"{current:016x}" if current else ""):
                 return status, generations
         raise Unavailable("its data generation is changing at this moment")
+
+    def has_replica(self, volume_id: str) -> bool:
+        return self._storage.is_there(volume_id)
 
     def flush(self, assignment: Assignment) -> None:
         """sync(1) of a device is fsync(2), which has the disk empty its cache."""

@@ -72,6 +72,10 @@ class ReplicaStorage:
         if metadata.label.state is State.FILLING:
             self._volumes.relabel(metadata, metadata.label.with_state(State.USED))
 
+    def is_there(self, volume_id: str) -> bool:
+        """Whether the volume is on this node. Raises Unavailable where that cannot be known."""
+        return self._volumes.locate(Kind.VOLUME, volume_id) is not None
+
     def grow(self, data: Entry, zeroed: Callable[[int], None]) -> int:
         """Give DRBD's disk what the logical volume has grown to; returns its size.
 

@@ -11,7 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
-from cluster.errors import Unavailable
+from cluster.agents import ReplicaReport
+from cluster.errors import Refused, Unavailable
 from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError, Missing
@@ -20,10 +21,12 @@ from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.holds import Holds
 from node_agent.logical_volumes import LogicalVolumes
-from node_agent.membership_loop import Decision, MembershipLoop
+from node_agent.membership_loop import MembershipLoop
 from node_agent.notes import NoteBook
 from node_agent.replica_side import Eviction, ReplicaSide
+from node_agent.replica_status import ReplicaStatuses
 from node_agent.replica_storage import ReplicaStorage
+from node_agent.verified import Verified
 from replication import fencing
 from replication.commands import Commands
 from replication.status import ConnectionState, Role
@@ -48,8 +51,8 @@ class Replicas:
         devices: Devices,
         eviction: Eviction,
         holds: Holds,
-        arbiter: Arbiter,
         notes: NoteBook,
+        verified: Verified,
         *,
         resync_bytes_per_second: int,
     ) -> None:
@@ -69,13 +72,15 @@ class Replicas:
             holds,
             resync_bytes_per_second=resync_bytes_per_second,
         )
-        self._loop = MembershipLoop(arbiter, self._side, notes)
+        self._loop = MembershipLoop(self._side, notes)
+        self._verified = verified
+        self._statuses = ReplicaStatuses(self._loop.decision, verified)
         self._stopped = threading.Event()
         self.trouble = "replication is being set up"
 
-    def start(self) -> None:
+    def start(self, arbiter: Arbiter) -> None:
         """Load and set up the module, then begin; returns at once."""
-        threading.Thread(target=self._run, name="replicas", daemon=True).start()
+        threading.Thread(target=self._run, args=(arbiter,), name="replicas", daemon=True).start()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -99,9 +104,26 @@ class Replicas:
             with suppress(HostError, Unavailable):  # it is served as it is; NodeExpand insists
                 self._resize(volume_id, size)
 
-    def decision(self, volume_id: str) -> Decision | None:
-        """What was last decided about it here."""
-        return self._loop.decision(volume_id)
+    def report(self, volume_id: str) -> ReplicaReport:
+        """How the replica is, from what is known: nothing is asked of the kernel."""
+        return self._statuses.of(volume_id)
+
+    def verify(self, volume_id: str) -> None:
+        """Begin to compare both replicas; the result comes with ``report``.
+
+        Raises Refused unless both are connected and UpToDate, Unavailable without an assignment.
+        """
+        assignment = self._loop.assignment(volume_id)
+        if assignment is None:
+            raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
+        replica = self._statuses.of(volume_id)
+        if not replica.in_sync:
+            raise Refused(
+                f"volume {volume_id} is {replica.connection}, {replica.disk}/{replica.peer_disk}: "
+                "it can be verified once both replicas are connected and UpToDate"
+            )
+        with self._loop.paused(volume_id):
+            self._commands.verify(self._side.resource(assignment))
 
     def grow(self, data: Entry) -> None:
         """Let DRBD have what the logical volume has grown to; here the others have it already.
@@ -126,6 +148,7 @@ class Replicas:
             self._storage.remove(volume_id)
             fencing.revoke(volume_id)
             self._notes.remove(volume_id)
+            self._verified.remove(volume_id)
 
     def _resize(self, volume_id: str, size_bytes: int) -> None:
         assignment = self._loop.assignment(volume_id)
@@ -139,7 +162,7 @@ class Replicas:
 
     # Following the kernel
 
-    def _run(self) -> None:
+    def _run(self, arbiter: Arbiter) -> None:
         while not self._stopped.is_set():
             try:
                 self._set_up()
@@ -150,7 +173,7 @@ class Replicas:
         else:
             return
         self._tell("")
-        self._loop.start()
+        self._loop.start(arbiter)
         while not self._stopped.is_set():
             try:
                 self._follow()
@@ -170,10 +193,17 @@ class Replicas:
             watcher = Watcher(stream)
             self._loop.poke_all()
             while not self._stopped.is_set():
+                self._look(watcher)
                 for name in watcher.changes(_EVENT_SECONDS).names:
                     self._loop.poke(name)
         finally:
             stream.close()
+
+    def _look(self, watcher: Watcher) -> None:
+        """Events tell no progress: while something is copied or compared, one dump a second."""
+        due = self._statuses.figures_due(watcher.resources)
+        if due is not None:
+            self._statuses.see(self._observer.status() if due else watcher.resources)
 
     def _tell(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:

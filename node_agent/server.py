@@ -153,6 +153,12 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
         self._agent.delete_snapshots(tuple(request.snapshot_ids))
         return pb.DeleteSnapshotsResponse(pools=self._pools())
 
+    def VerifyVolume(
+        self, request: pb.VerifyVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.VerifyVolumeResponse:
+        self._agent.verify_volume(request.volume_id)
+        return pb.VerifyVolumeResponse()
+
     def _pools(self, *, fresh: bool = False) -> list[pb.Pool]:
         return [wire.pool_to_wire(pool) for pool in self._agent.pools(fresh=fresh)]
 

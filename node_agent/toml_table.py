@@ -143,6 +143,14 @@ def as_seconds(value: Any) -> float:
     return number
 
 
+def as_interval(value: Any) -> float:
+    """Seconds between two rounds of something slow; 0: never."""
+    number = as_number(value)
+    if number != 0 and not 60 <= number <= 366 * 86400:
+        raise ValueError("must be 0 (never), or 60 seconds to a year of them")
+    return number
+
+
 def as_size(value: Any) -> int:
     """Bytes, from a whole number or a text such as ``"20GiB"``."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:

@@ -111,12 +111,14 @@ class NodeCollector(Collector):
             "1, or 0 when something is wrong with the volume.",
             labels=["volume"],
         )
-        for volume in self._volumes():
+        volumes = self._volumes()
+        for volume in volumes:
             size.add_metric([volume.id, volume.pool], volume.size_bytes)
             if volume.allocated_bytes:
                 allocated.add_metric([volume.id, volume.pool], volume.allocated_bytes)
             healthy.add_metric([volume.id], 1 if volume.health is Health.OK else 0)
         yield from (size, allocated, healthy)
+        yield from _replica_metrics(volumes)
 
     def _usage_metrics(self) -> Iterator[Metric]:
         usages = self._usage.look()
@@ -125,3 +127,45 @@ class NodeCollector(Collector):
             for volume, usage in usages.items():
                 family.add_metric([volume], value(usage))
             yield family
+
+
+def _replica_metrics(volumes: Sequence[VolumeReport]) -> Iterator[Metric]:
+    """States are shown as 1 at the present one: a state that ends is no more there."""
+    states = GaugeMetricFamily(
+        "xlss_replica_state",
+        "Always 1; the labels have the states in DRBD's words.",
+        labels=["volume", "role", "disk", "peer_disk", "connection"],
+    )
+    numbers = {
+        name: GaugeMetricFamily(f"xlss_replica_{name}", text, labels=["volume"])
+        for name, text in (
+            ("frozen", "1 while writes are held back."),
+            ("in_sync", "1 while both replicas are complete, as this node sees it."),
+            ("out_of_sync_bytes", "What differs, or may differ, from the other replica."),
+            ("resync_total_bytes", "What the resync under way began with."),
+            ("resync_done_bytes", "What of it is done."),
+            ("verified_timestamp_seconds", "When the last finished verify ended."),
+            ("verify_out_of_sync_bytes", "What the last finished verify found different."),
+        )
+    }
+    for volume in volumes:
+        replica = volume.replica
+        if replica is None:
+            continue
+        words = [replica.role, replica.disk, replica.peer_disk, replica.connection]
+        states.add_metric([volume.id, *words], 1)
+        found: dict[str, float] = {
+            "frozen": bool(replica.frozen),
+            "in_sync": replica.in_sync,
+            "out_of_sync_bytes": replica.out_of_sync_bytes,
+        }
+        if replica.resync_total_bytes:
+            found["resync_total_bytes"] = replica.resync_total_bytes
+            found["resync_done_bytes"] = replica.resync_done_bytes
+        if replica.verify is not None and not replica.verify.trouble:
+            found["verified_timestamp_seconds"] = replica.verify.finished_at
+            found["verify_out_of_sync_bytes"] = replica.verify.out_of_sync_bytes
+        for name, value in found.items():
+            numbers[name].add_metric([volume.id], value)
+    yield states
+    yield from numbers.values()

@@ -56,7 +56,9 @@ class PoolWatch:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._turn()
+                if self._turn():
+                    self.first_turn.set()
+                    self._pools.archive()
             except (HostError, Unavailable) as error:
                 _log.warning("pool %s: %s", self._spec.name, error)
             except Exception:
@@ -64,18 +66,34 @@ class PoolWatch:
             self.first_turn.set()
             self._stop.wait(self._seconds)
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Whether it was time for more than asking the kernel."""
         idle = time.monotonic() - self._looked < _LOOK_SECONDS
         if self._is_open and idle and not self._is_filling_up():
-            return
-        self._pools.tend()
-        self._volumes.look(self._spec.name)
+            return False
+        self._pools.open_due()
+        self._look()
         self._looked = time.monotonic()
         if not self._is_open:
             self._is_open = True
             for problem in self._volumes.activate_all(self._spec.name):
                 _log.error("pool %s: %s", self._spec.name, problem)
             self._opened()
+        return True
+
+    def _look(self) -> None:
+        """Look, do what has to be done, and look again only if something was. Raises Unavailable.
+
+        A look takes LVM two reports of the whole group.
+        """
+        name = self._spec.name
+        try:
+            self._volumes.look(name)
+        finally:
+            status = self._volumes.status(name)
+            changed = status is not None and self._pools.tend(status)
+        if changed:
+            self._volumes.look(name)
 
     def _is_filling_up(self) -> bool:
         usage = self._volumes.usage(self._spec)

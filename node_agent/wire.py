@@ -9,8 +9,10 @@ from cluster.agents import (
     Health,
     Inventory,
     PoolReport,
+    ReplicaReport,
     SnapshotReport,
     ThinPoolReport,
+    VerifyReport,
     VolumeReport,
 )
 from cluster.model import IoLimits
@@ -93,6 +95,7 @@ def volume_to_wire(volume: VolumeReport) -> pb.Volume:
         trouble=volume.trouble,
         allocated_bytes=volume.allocated_bytes,
         logical_volume_uuid=volume.logical_volume_uuid,
+        replica=None if volume.replica is None else _replica_to_wire(volume.replica),
     )
 
 
@@ -110,6 +113,63 @@ def volume_from_wire(volume: pb.Volume) -> VolumeReport:
         trouble=volume.trouble,
         allocated_bytes=volume.allocated_bytes,
         logical_volume_uuid=volume.logical_volume_uuid,
+        replica=_replica_from_wire(volume.replica) if volume.HasField("replica") else None,
+    )
+
+
+def health_to_wire(health: Health) -> pb.Health:
+    return _HEALTH_TO_WIRE[health]
+
+
+def health_from_wire(health: pb.Health) -> Health:
+    return _HEALTH_FROM_WIRE.get(health, Health.UNKNOWN)
+
+
+def _replica_to_wire(replica: ReplicaReport) -> pb.Replica:
+    verify = replica.verify
+    return pb.Replica(
+        role=replica.role,
+        disk=replica.disk,
+        peer_disk=replica.peer_disk,
+        connection=replica.connection,
+        activity=replica.activity,
+        frozen=replica.frozen,
+        out_of_sync_bytes=replica.out_of_sync_bytes,
+        resync_total_bytes=replica.resync_total_bytes,
+        resync_done_bytes=replica.resync_done_bytes,
+        bytes_per_second=replica.bytes_per_second,
+        doing=replica.doing,
+        waits_for=replica.waits_for,
+        serving=replica.serving,
+        verify=None
+        if verify is None
+        else pb.Verify(
+            finished_at=verify.finished_at,
+            out_of_sync_bytes=verify.out_of_sync_bytes,
+            trouble=verify.trouble,
+        ),
+    )
+
+
+def _replica_from_wire(replica: pb.Replica) -> ReplicaReport:
+    verify = replica.verify
+    return ReplicaReport(
+        role=replica.role,
+        disk=replica.disk,
+        peer_disk=replica.peer_disk,
+        connection=replica.connection,
+        activity=replica.activity,
+        frozen=replica.frozen,
+        out_of_sync_bytes=replica.out_of_sync_bytes,
+        resync_total_bytes=replica.resync_total_bytes,
+        resync_done_bytes=replica.resync_done_bytes,
+        bytes_per_second=replica.bytes_per_second,
+        doing=replica.doing,
+        waits_for=replica.waits_for,
+        serving=replica.serving,
+        verify=VerifyReport(verify.finished_at, verify.out_of_sync_bytes, verify.trouble)
+        if replica.HasField("verify")
+        else None,
     )
 
 

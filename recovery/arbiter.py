@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -77,7 +78,11 @@ class Arbiter:
         self._known: dict[str, _Known] = {}
         self._statements: dict[tuple[str, str], Statement] = {}
         self._go_alone: dict[str, tuple[str, int]] = {}  # node, and the revision it is good for
+        self._words: dict[str, str] = {}
         self._heard: dict[str, float] = {}
+        self._refused: dict[str, str] = {}  # why a replica that has told so is not taken back
+        self._answers: Counter[tuple[str, str]] = Counter()
+        self._failovers = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._revision = 0
         self._decides_at = time.monotonic() + gather_seconds
@@ -108,6 +113,21 @@ class Arbiter:
         """
         if what not in QUESTIONS:
             raise Refused(f"{what} is no question to an arbiter")
+        try:
+            answer = self._answer(what, volume_id, statement, noted)
+        except ClusterError as error:
+            self._count(what, type(error).__name__)
+            raise
+        self._count(what, "granted" if answer.granted else "refused")
+        return answer
+
+    def _count(self, what: Do, outcome: str) -> None:
+        with self._changed:
+            self._answers[what.value, outcome] += 1
+
+    def _answer(
+        self, what: Do, volume_id: str, statement: Statement, noted: Membership | None
+    ) -> Answer:
         rule = _RULES.get(what)
         self._hear(volume_id, statement)
         for _ in range(_ATTEMPTS):
@@ -147,6 +167,78 @@ class Arbiter:
 
     # What the recovery needs
 
+    def decide(
+        self,
+        volume_id: str,
+        rule: Callable[[Membership], arbiter_rules.Answer],
+        *,
+        whatever_was_seen: bool = False,
+    ) -> str:
+        """Write what a person has decided; returns what came of it, in words.
+
+        ``whatever_was_seen``: also where nodes have seen a newer record than the store's. Raises
+        NotFound, Refused with the rule's reason, and Conflict: the outcome is unknown.
+        """
+        for _ in range(_ATTEMPTS):
+            held = self._memberships.find(volume_id)
+            if held is None:
+                raise NotFound(f"volume {volume_id} has no membership record")
+            reason = "" if whatever_was_seen else self._not_yet(volume_id, held)
+            answer = rule(held.record)
+            if reason or not answer.granted:
+                raise Refused(f"volume {volume_id}: {reason or answer.reason}")
+            if answer.record == held.record:
+                return answer.reason
+            try:
+                self._write(volume_id, answer.record, held.revision)
+            except Conflict:
+                continue
+            _log.warning("volume %s, by a person's decision: %s", volume_id, answer.reason)
+            return answer.reason
+        raise Conflict(f"the membership of volume {volume_id} changes all the time: try again")
+
+    def known(self, volume_id: str) -> tuple[Membership | None, dict[str, Statement]]:
+        """The record, and what the agents of its replicas stated last."""
+        with self._changed:
+            known = self._known.get(volume_id)
+            return (
+                (None, {}) if known is None else (known.held.record, self._stated(volume_id, known))
+            )
+
+    def records(self) -> dict[str, Membership]:
+        """Of all volumes, as they are known."""
+        with self._changed:
+            return {volume_id: known.held.record for volume_id, known in self._known.items()}
+
+    def answers(self) -> dict[tuple[str, str], int]:
+        """How many were given since the start, by question and outcome."""
+        with self._changed:
+            return dict(self._answers)
+
+    @property
+    def failovers(self) -> int:
+        """How often a survivor was told that it need not wait, since the start."""
+        with self._changed:
+            return self._failovers
+
+    def tell_words(self, words: dict[str, str]) -> None:
+        """What is made of silent nodes, by volume: handed on to their nodes, for people."""
+        with self._changed:
+            changed = {
+                one
+                for one in words.keys() | self._words.keys()
+                if words.get(one) != self._words.get(one)
+            }
+            self._words = dict(words)
+            for volume_id in changed:
+                if (known := self._known.get(volume_id)) is not None:
+                    self._hand_out(volume_id, known.nodes)
+
+    def word(self, volume_id: str) -> str:
+        """What was told last; "" for nothing."""
+        with self._changed:
+            return self._words.get(volume_id, "")
+
     def let_go_alone(self, volume_id: str, node: str) -> None:
         """The node, on which the volume is published, need not wait for the other replica."""
         with self._changed:
@@ -155,6 +247,7 @@ class Arbiter:
             if known is None or self._go_alone.get(volume_id) == wanted:
                 return
             if known.held.record.primary == node:
+                self._failovers += 1
                 self._go_alone[volume_id] = (node, known.held.revision)
                 self._hand_out(volume_id, (node,))
 
@@ -232,6 +325,7 @@ class Arbiter:
             self._secret(volume_id),
             self._peer(volume_id, known, node),
             self._go_alone.get(volume_id) == (node, known.held.revision),
+            self._words.get(volume_id, ""),
         )
 
     def _stated(self, volume_id: str, known: _Known) -> dict[str, Statement]:
@@ -290,6 +384,10 @@ class Arbiter:
         if set(held.record.members) == set(held.record.replicas) or self._not_yet(volume_id, held):
             return
         answer = arbiter_rules.rejoin(held, *stated)
+        if self._refused.get(volume_id) != answer.reason:
+            self._refused[volume_id] = answer.reason
+            if not answer.granted:
+                _log.info("volume %s: its set stays as it is: %s", volume_id, answer.reason)
         if answer.granted:
             try:
                 self._write(volume_id, answer.record, held.revision)

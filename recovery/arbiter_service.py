@@ -183,6 +183,7 @@ def _assignment(assignment: Assignment) -> pb.Assignment:
         secret=assignment.secret,
         peer="" if assignment.peer is None else to_json(assignment.peer),
         go_alone=assignment.go_alone,
+        word=assignment.word,
     )
 
 

@@ -46,6 +46,7 @@ class FailoverLoop:
         self._note_who_is_apart(unsettled)
         now = time.monotonic()
         reasons: dict[str, str] = {}
+        words: dict[str, str] = {}
         for volume in unsettled:
             seconds = now - self._apart_since.get(volume.volume_id, now)
             verdict = judge(volume, silent, self._nodes, apart_seconds=seconds)
@@ -53,9 +54,11 @@ class FailoverLoop:
                 reasons[volume.volume_id] = verdict.reason
                 if self._reasons.get(volume.volume_id) != verdict.reason:
                     _log.warning("volume %s: %s", volume.volume_id, verdict.reason)
+                words[volume.volume_id] = verdict.reason + _command(volume, verdict.go_alone)
             if verdict.go_alone:
                 self._arbiter.let_go_alone(volume.volume_id, verdict.go_alone)
         self._reasons = reasons
+        self._arbiter.tell_words(words)
 
     def _note_who_is_apart(self, unsettled: Collection[Replicated]) -> None:
         now, before = time.monotonic(), self._apart_since
@@ -69,3 +72,11 @@ class FailoverLoop:
             except Exception:
                 # Whatever it is, the next round may go better; without rounds nothing fails over.
                 _log.exception("the nodes could not be looked after")
+
+
+def _command(volume: Replicated, go_alone: str) -> str:
+    """How a person decides what the loop does not."""
+    if go_alone or not volume.record.primary:
+        return ""
+    to = f"xlss volume fail-over {volume.volume_id} --to {volume.record.primary}"
+    return f"; a person can decide: {to}"

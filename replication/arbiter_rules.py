@@ -86,7 +86,9 @@ def leave(held: Held, asked: Statement) -> Answer:
 def confirm(held: Held, asked: Statement) -> Answer:
     """The only member, left over by ``leave``, says that its disk has written out its cache.
 
-    From then on it has all by itself, whatever becomes of its power (rule 16).
+    From then on it has all by itself, whatever becomes of its power (rule 16). One that has begun a
+    new generation says so in the same way, before it connects: DRBD keeps two former generations,
+    and each resync that begins takes the place of one.
     """
     record, view = held.record, asked.view
     refusal = _refusal(held, asked)
@@ -98,7 +100,8 @@ def confirm(held: Held, asked: Statement) -> Answer:
         refusal = f"its disk is {view.disk}"
     if refusal:
         return _refuse(record, refusal)
-    return _change(record, f"{view.node} has all", active=view.node)
+    generation = view.generations.current
+    return _change(record, f"{view.node} has all", active=view.node, generation=generation)
 
 
 def rejoin(held: Held, one: Statement, other: Statement) -> Answer:

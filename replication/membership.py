@@ -174,9 +174,17 @@ def _as_primary(now: Situation) -> Action:
         return Action(Do.REMOVE_GRANT, "promoted: the grant has served")
     if view.face_suspended:
         return Action(Do.RESUME_FACE, "the failed replica is out of the set")
+    if _is_ahead(now):
+        return Action(Do.ASK_CONFIRM, "a new data generation has begun")
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
     return Action(Do.WAIT, "serving" if now.peer_in_set else "serving; the peer has to resync")
+
+
+def _is_ahead(now: Situation) -> bool:
+    """Whether the only member carries a later generation than the record names."""
+    current = now.view.generations.current
+    return not now.peer_in_set and now.view.disk in WHOLE and current != now.record.generation
 
 
 def _note_failure(now: Situation) -> Action:
@@ -315,10 +323,16 @@ def _in_the_set(now: Situation) -> Action:
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
         return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
-    if not now.peer_in_set and record.active not in ("", view.node) and view.disk in WHOLE:
+    left_over = not now.peer_in_set and record.active not in ("", view.node)
+    if left_over and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
-    if record.primary == view.node:
-        return _promote(now)
+    return _promote(now) if record.primary == view.node else _unpublished(now)
+
+
+def _unpublished(now: Situation) -> Action:
+    view = now.view
+    if _is_ahead(now):
+        return Action(Do.ASK_CONFIRM, "a new data generation has begun")
     if view.connection is Connection.STANDALONE:
         return _connect_alone(now)
     if view.grant:
@@ -378,7 +392,9 @@ def _outside(now: Situation) -> Action:
     view = now.view
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not in the set")
-    if view.connected and not now.notes.disk_failed:
+    # In a handshake the generations are already those of the resync that is about to begin.
+    busy = view.connected or view.connection is Connection.UNKNOWN
+    if busy and not now.notes.disk_failed:
         return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
     if now.notes.disk_failed:
         if view.disk is not Disk.INCONSISTENT:

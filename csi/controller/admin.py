@@ -1,46 +1,54 @@
-"""The admin service: what people's commands ask a running controller. Read-only.
+"""The admin service: what people's commands ask a running controller.
 
 It shows the store as it is, half-made volumes included, and asks the nodes themselves for their
-state, all at the same time and none for longer than a person waits.
+state, all at the same time and none for longer than a person waits. What it changes is only what a
+person decides about replicated volumes: csi/controller/admin_changes.py.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import grpc
 
-from cluster.agents import Agents
-from cluster.errors import ClusterError, NotFound
+from cluster.agents import Agents, Inventory, VolumeReport
+from cluster.errors import ClusterError, NotFound, Unavailable
 from cluster.identifiers import Kind, is_id, key_of_id, key_of_name
-from cluster.model import volume_from_object
+from cluster.memberships import Memberships
+from cluster.model import Phase, Volume, to_json, volume_from_object
 from cluster.reconcile import Reconciler
+from cluster.replicated_state import ReplicatedState, explain, judge, summary
 from cluster.store import JsonObject, Record, RecordKind, Store
+from csi.controller.admin_changes import AdminChanges, ReplicationParts
 from csi.rpc import admin_pb2 as pb
-from csi.rpc import admin_pb2_grpc
 from node_agent.version import VERSION
-from node_agent.wire import pool_to_wire, volume_to_wire
+from node_agent.wire import health_to_wire, pool_to_wire, volume_to_wire
 
 _ANSWER_SECONDS = 5.0
 _NODES_AT_A_TIME = 32
 _LONGEST_PAGE = 1000
+_GONE = "it does not have the volume"
 
 _Answer = TypeVar("_Answer")
 
 
-class AdminService(admin_pb2_grpc.AdminServicer):
+class AdminService(AdminChanges):
     def __init__(
         self,
         store: Store,
         agents: Agents,
         addresses: Mapping[str, str],
         reconciler: Reconciler,
+        replication: ReplicationParts | None = None,
     ) -> None:
+        """``replication``: None where no volume has replicas."""
+        super().__init__(replication)
         self._store = store
+        self._memberships = Memberships(store)
         self._agents = agents
         self._addresses = addresses
         self._reconciler = reconciler
@@ -52,7 +60,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     def GetStatus(
         self, request: pb.GetStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetStatusResponse:
-        asked = self._ask(self._agents.names(), self._node)
+        inventories = self._ask(self._agents.names(), self._inventory)
+        asked = [
+            (name, None if found is None else self._node(name, found), trouble)
+            for name, found, trouble in inventories
+        ]
         return pb.GetStatusResponse(
             version=VERSION,
             nodes=[
@@ -71,6 +83,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 for one in self._reconciler.differences
             ],
             compared_seconds_ago=self._reconciler.compared_seconds_ago(),
+            replicated=self._replicated(self._volumes(), inventories),
         )
 
     def ListVolumes(
@@ -78,8 +91,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> pb.ListVolumesResponse:
         limit = _page(request.limit)
         records, _ = self._store.list(RecordKind.VOLUME, after=request.after, limit=limit)
+        volumes = [volume_from_object(record.value) for record in records]
+        nodes = {
+            one for volume in volumes if volume.replication is not None for one in volume.nodes
+        }
         return pb.ListVolumesResponse(
-            volumes=[_text(record.value) for record in records], next=_next(records, limit)
+            volumes=[_text(record.value) for record in records],
+            next=_next(records, limit),
+            replicated=self._replicated(volumes, self._ask(nodes, self._inventory)),
         )
 
     def GetVolume(
@@ -87,14 +106,22 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> pb.GetVolumeResponse:
         record = self._volume_record(request.volume)
         volume = volume_from_object(record.value)
+        asked = self._ask(volume.nodes, lambda node: self._report(node, volume.id))
         nodes = [
-            pb.NodeVolume(node=name, trouble=trouble, volume=answer)
-            for name, answer, trouble in self._ask(
-                volume.nodes,
-                lambda node: volume_to_wire(self._agents.agent(node).get_volume(volume.id)),
+            pb.NodeVolume(
+                node=name,
+                trouble=trouble,
+                volume=None if answer is None else volume_to_wire(answer),
             )
+            for name, answer, trouble in asked
         ]
-        return pb.GetVolumeResponse(volume=_text(record.value), nodes=nodes)
+        replication = None
+        if volume.replication is not None:
+            answers = {name: answer or trouble for name, answer, trouble in asked}
+            replication = self._replication(volume, answers)
+        return pb.GetVolumeResponse(
+            volume=_text(record.value), nodes=nodes, replication=replication
+        )
 
     def ListSnapshots(
         self, request: pb.ListSnapshotsRequest, context: grpc.ServicerContext
@@ -127,8 +154,64 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             pb.Count(kind=kind, phase=phase, count=count) for (kind, phase), count in found.items()
         ]
 
-    def _node(self, name: str) -> pb.Node:
-        inventory = self._agents.agent(name).inventory()
+    def _volumes(self) -> Iterator[Volume]:
+        for record in self._store.list(RecordKind.VOLUME)[0]:
+            yield volume_from_object(record.value)
+
+    def _volume_id(self, name_or_id: str) -> str:
+        return str(self._volume_record(name_or_id).value.get("id", ""))
+
+    def _replicated(
+        self, volumes: Iterable[Volume], asked: Iterable[tuple[str, Inventory | None, str]]
+    ) -> list[pb.Replicated]:
+        """The replicated ones of these in a few words each, by their nodes' inventories."""
+        answers: dict[str, dict[str, VolumeReport] | str] = {
+            name: trouble if found is None else {report.id: report for report in found.volumes}
+            for name, found, trouble in asked
+        }
+        found = []
+        for volume in volumes:
+            if volume.replication is None or volume.phase is not Phase.READY:
+                continue
+            told: dict[str, VolumeReport | str] = {}
+            for node in volume.nodes:
+                of_node = answers.get(node, f"node {node} is not configured")
+                there = of_node if isinstance(of_node, str) else of_node.get(volume.id)
+                told[node] = _GONE if there is None else there
+            found.append(_in_short(self._state(volume, told)))
+        return found
+
+    def _replication(
+        self, volume: Volume, answers: Mapping[str, VolumeReport | str]
+    ) -> pb.Replication:
+        state = self._state(volume, answers)
+        return pb.Replication(
+            membership="" if state.record is None else to_json(state.record),
+            state=_in_short(state),
+            explanation=explain(state),
+            decision=state.decision,
+        )
+
+    def _state(self, volume: Volume, answers: Mapping[str, VolumeReport | str]) -> ReplicatedState:
+        held = self._memberships.find(volume.id)
+        return ReplicatedState(
+            volume,
+            held.record if held is not None else None,
+            {node: _or_error(answer) for node, answer in answers.items()},
+            self._word(volume.id),
+        )
+
+    def _report(self, node: str, volume_id: str) -> VolumeReport:
+        agent = self._agents.agent(node)
+        try:
+            return agent.get_volume(volume_id)
+        except NotFound:
+            raise NotFound(f"node {node}: {_GONE}") from None
+
+    def _inventory(self, name: str) -> Inventory:
+        return self._agents.agent(name).inventory()
+
+    def _node(self, name: str, inventory: Inventory) -> pb.Node:
         return pb.Node(
             name=name,
             address=self._addresses[name],
@@ -160,6 +243,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             except ClusterError as error:
                 answers.append((node, None, str(error)))
         return answers
+
+
+def _or_error(answer: VolumeReport | str) -> VolumeReport | ClusterError:
+    if isinstance(answer, str):
+        return NotFound(answer) if _GONE in answer else Unavailable(answer)
+    return answer
+
+
+def _in_short(state: ReplicatedState) -> pb.Replicated:
+    return pb.Replicated(
+        id=state.volume.id,
+        name=state.volume.name,
+        summary=summary(state),
+        health=health_to_wire(judge(state)[0]),
+    )
 
 
 def _page(limit: int) -> int:

@@ -12,6 +12,7 @@ from node_agent.toml_table import (
     Table,
     as_address,
     as_flag,
+    as_interval,
     as_log_level,
     as_optional_address,
     as_path,
@@ -34,6 +35,8 @@ class ControllerConfig:
     # replication.key in the tls_directory.
     failure_domain: str = TOPOLOGY_NODE_KEY  # topology segment in which replicas differ
     arbiter_listen: str = ""
+    # Between two comparisons of the replicas of a volume; 0 = only by a person's word.
+    verify_interval_seconds: float = 7 * 86400.0
     reconcile_seconds: float = 60.0  # between two comparisons of the store with the nodes
     call_seconds: float = 60.0  # deadline of one call to an agent
     advertise_health: bool = False  # the health calls, which are alpha: they answer in any case
@@ -55,6 +58,9 @@ def _parse(table: Table) -> ControllerConfig:
         metrics_listen=table.take("metrics_listen", as_optional_address, default.metrics_listen),
         failure_domain=table.take("failure_domain", as_text, default.failure_domain),
         arbiter_listen=table.take("arbiter_listen", as_optional_address, default.arbiter_listen),
+        verify_interval_seconds=table.take(
+            "verify_interval_seconds", as_interval, default.verify_interval_seconds
+        ),
         reconcile_seconds=table.take("reconcile_seconds", as_seconds, default.reconcile_seconds),
         call_seconds=table.take("call_seconds", as_seconds, default.call_seconds),
         advertise_health=table.take("advertise_health", as_flag, default.advertise_health),

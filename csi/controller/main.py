@@ -15,9 +15,10 @@ from cluster.sqlite_store import SqliteStore
 from cluster.store import Store
 from cluster.volumes import Volumes
 from csi.controller.admin import AdminService
+from csi.controller.admin_changes import ReplicationParts
 from csi.controller.config import ControllerConfig
 from csi.controller.groups import GroupController
-from csi.controller.metrics import ClusterCollector, ObservedStore
+from csi.controller.metrics import ClusterCollector, ObservedStore, ReplicationCollector
 from csi.controller.service import Controller
 from csi.identity import Identity
 from csi.rpc import admin_pb2_grpc
@@ -29,7 +30,9 @@ from node_agent.replication_key import ReplicationKey
 from node_agent.version import VERSION
 from recovery.arbiter import Arbiter
 from recovery.arbiter_service import ArbiterServer
+from recovery.decisions import Decisions
 from recovery.failover_loop import FailoverLoop
+from recovery.verification import Verification
 from replication import arbiter_rules
 
 _log = logging.getLogger(__name__)
@@ -61,8 +64,9 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     config.store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = ObservedStore(SqliteStore(config.store), metrics)
     stack.callback(store.close)
+    arbiter = None
     if key is not None:
-        _start_arbiter(config, store, key, metrics, stack)
+        arbiter = _start_arbiter(config, store, key, metrics, stack)
     agents = GrpcAgents(
         config.nodes,
         config.tls_directory,
@@ -76,7 +80,12 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     if config.metrics_listen:
         stack.callback(MetricsServer(metrics, config.metrics_listen).close)
     loop = ReconcileLoop(reconciler, pools, interval_seconds=config.reconcile_seconds)
-    admin = AdminService(store, agents, config.nodes, reconciler)
+    parts = None
+    if arbiter is not None:
+        verification = Verification(store, agents, interval_seconds=config.verify_interval_seconds)
+        parts = ReplicationParts(arbiter, Decisions(store, locks, arbiter), verification)
+        metrics.register(ReplicationCollector(arbiter))
+    admin = AdminService(store, agents, config.nodes, reconciler, parts)
     server = serve_controller(
         config.csi_socket,
         Identity(),
@@ -92,6 +101,9 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     )
     loop.start()
     stack.callback(loop.stop)
+    if parts is not None:
+        parts.verification.start()
+        stack.callback(parts.verification.stop)
     stack.callback(admin.close)
     # With their channels closed, calls to agents end at once, and with them all who wait for one.
     stack.callback(agents.close)
@@ -104,7 +116,7 @@ def _start_arbiter(
     key: ReplicationKey,
     metrics: Metrics,
     stack: ExitStack,
-) -> None:
+) -> Arbiter:
     """What the agents of replicated volumes call; it needs nothing but the store."""
     arbiter = Arbiter(store, key.secret)
     arbiter.start()
@@ -120,3 +132,4 @@ def _start_arbiter(
         observe=metrics.observe_served,
     )
     stack.callback(server.stop, _ARBITER_GRACE_SECONDS)
+    return arbiter

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from prometheus_client import Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -17,6 +17,7 @@ from cluster.pools import PoolLedger
 from cluster.reconcile import DifferenceKind, Reconciler
 from cluster.store import Event, JsonObject, Record, RecordKind, Store
 from node_agent.metrics import Metrics, pool_metrics
+from recovery.arbiter import Arbiter
 
 _WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 
@@ -81,6 +82,52 @@ class ClusterCollector(Collector):
         for node, count in nodes.items():
             published.add_metric([node], count)
         yield from (records, published)
+
+
+class ReplicationCollector(Collector):
+    """Replicated volumes as the arbiter knows them; a scrape asks nobody."""
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
+
+    def collect(self) -> Iterator[Metric]:
+        members = GaugeMetricFamily(
+            "xlss_volume_members", "Replicas in the in-sync set.", labels=["volume"]
+        )
+        replicas = GaugeMetricFamily("xlss_volume_replicas", "Replicas in all.", labels=["volume"])
+        degraded = quarantined = 0
+        for volume_id, record in self._arbiter.records().items():
+            members.add_metric([volume_id], len(record.members))
+            replicas.add_metric([volume_id], len(record.replicas))
+            degraded += len(record.members) < len(record.replicas)
+            quarantined += bool(record.quarantine)
+        yield from (members, replicas)
+        yield GaugeMetricFamily(
+            "xlss_volumes_degraded", "Volumes with a replica outside the set.", value=degraded
+        )
+        yield GaugeMetricFamily(
+            "xlss_volumes_quarantined",
+            "Volumes of which the store is older than the nodes.",
+            value=quarantined,
+        )
+        yield GaugeMetricFamily(
+            "xlss_nodes_silent",
+            "Nodes that have spoken to the arbiter, and do not now.",
+            value=len(self._arbiter.silent()),
+        )
+        yield CounterMetricFamily(
+            "xlss_failovers_decided",
+            "How often a survivor was told that it need not wait.",
+            value=self._arbiter.failovers,
+        )
+        answers = CounterMetricFamily(
+            "xlss_arbiter_answers",
+            "Answers to agents: granted, refused, or the error.",
+            labels=["question", "outcome"],
+        )
+        for (question, outcome), count in self._arbiter.answers().items():
+            answers.add_metric([question, outcome], count)
+        yield answers
 
 
 class ObservedStore:

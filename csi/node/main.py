@@ -1,6 +1,7 @@
 """The node's process: the agent for controllers, CSI for kubelet, metrics; put together and served.
 
-It serves before its pools are open, so that a disk that hangs does not keep it from telling so.
+It serves before its pools are open, so that a disk that hangs does not keep it from telling so. But
+the pools come first: loading gRPC takes as long as opening them, and neither waits for the other.
 """
 
 from __future__ import annotations
@@ -8,16 +9,12 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
-from csi.identity import Identity
-from csi.node.service import NodeService
-from csi.server import serve_node
 from csi.stop_signal import StopSignal
 from host.command import Runner
 from node_agent.agent import NodeAgent
 from node_agent.config import NodeConfig
 from node_agent.inventory import mounts_by_volume
 from node_agent.metrics import Metrics, MetricsServer
-from node_agent.server import AgentServer
 from node_agent.version import VERSION
 from node_agent.volume_metrics import NodeCollector
 
@@ -47,6 +44,7 @@ def _start(config: NodeConfig, stack: ExitStack) -> None:
     config.lvm_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     agent = NodeAgent(config, Runner(observers=[metrics.observe_command]))
     stack.callback(agent.stop)
+    agent.start()
     metrics.register(
         NodeCollector(
             config.name,
@@ -58,7 +56,23 @@ def _start(config: NodeConfig, stack: ExitStack) -> None:
     )
     if config.metrics_listen:
         stack.callback(MetricsServer(metrics, config.metrics_listen).close)
-    agent.start()
+    _serve(config, agent, metrics, stack)
+
+
+def _serve(config: NodeConfig, agent: NodeAgent, metrics: Metrics, stack: ExitStack) -> None:
+    from csi.identity import Identity
+    from csi.node.service import NodeService
+    from csi.server import serve_node
+    from node_agent.arbiter_client import ArbiterClient
+    from node_agent.server import AgentServer
+
+    if agent.replicas is not None:
+        arbiter = ArbiterClient(
+            config.name, config.arbiters, config.tls_directory, observe=metrics.observe_made
+        )
+        arbiter.start()
+        stack.callback(arbiter.stop)
+        agent.replicas.start(arbiter)
     if config.listen:
         server = AgentServer(agent, config, observe=metrics.observe_served)
         stack.callback(server.stop, _GRACE_SECONDS)

@@ -12,18 +12,32 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "nodes", "counts", "differences", "compared_seconds_ago")
+    __slots__ = ("version", "nodes", "counts", "differences", "compared_seconds_ago", "replicated")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     COMPARED_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
     version: str
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     counts: _containers.RepeatedCompositeFieldContainer[Count]
     differences: _containers.RepeatedCompositeFieldContainer[Difference]
     compared_seconds_ago: float
-    def __init__(self, version: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ..., compared_seconds_ago: _Optional[float] = ...) -> None: ...
+    replicated: _containers.RepeatedCompositeFieldContainer[Replicated]
+    def __init__(self, version: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., counts: _Optional[_Iterable[_Union[Count, _Mapping]]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ..., compared_seconds_ago: _Optional[float] = ..., replicated: _Optional[_Iterable[_Union[Replicated, _Mapping]]] = ...) -> None: ...
+
+class Replicated(_message.Message):
+    __slots__ = ("id", "name", "summary", "health")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    summary: str
+    health: _node_agent_pb2.Health
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., summary: _Optional[str] = ..., health: _Optional[_Union[_node_agent_pb2.Health, str]] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("name", "address", "trouble", "boot_id", "version", "topology", "pools", "stuck_commands", "volumes", "snapshots")
@@ -89,12 +103,14 @@ class ListVolumesRequest(_message.Message):
     def __init__(self, after: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ListVolumesResponse(_message.Message):
-    __slots__ = ("volumes", "next")
+    __slots__ = ("volumes", "next", "replicated")
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
     volumes: _containers.RepeatedScalarFieldContainer[str]
     next: str
-    def __init__(self, volumes: _Optional[_Iterable[str]] = ..., next: _Optional[str] = ...) -> None: ...
+    replicated: _containers.RepeatedCompositeFieldContainer[Replicated]
+    def __init__(self, volumes: _Optional[_Iterable[str]] = ..., next: _Optional[str] = ..., replicated: _Optional[_Iterable[_Union[Replicated, _Mapping]]] = ...) -> None: ...
 
 class GetVolumeRequest(_message.Message):
     __slots__ = ("volume",)
@@ -103,12 +119,26 @@ class GetVolumeRequest(_message.Message):
     def __init__(self, volume: _Optional[str] = ...) -> None: ...
 
 class GetVolumeResponse(_message.Message):
-    __slots__ = ("volume", "nodes")
+    __slots__ = ("volume", "nodes", "replication")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    REPLICATION_FIELD_NUMBER: _ClassVar[int]
     volume: str
     nodes: _containers.RepeatedCompositeFieldContainer[NodeVolume]
-    def __init__(self, volume: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeVolume, _Mapping]]] = ...) -> None: ...
+    replication: Replication
+    def __init__(self, volume: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeVolume, _Mapping]]] = ..., replication: _Optional[_Union[Replication, _Mapping]] = ...) -> None: ...
+
+class Replication(_message.Message):
+    __slots__ = ("membership", "state", "explanation", "decision")
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    membership: str
+    state: Replicated
+    explanation: str
+    decision: str
+    def __init__(self, membership: _Optional[str] = ..., state: _Optional[_Union[Replicated, _Mapping]] = ..., explanation: _Optional[str] = ..., decision: _Optional[str] = ...) -> None: ...
 
 class NodeVolume(_message.Message):
     __slots__ = ("node", "trouble", "volume")
@@ -137,3 +167,75 @@ class ListSnapshotsResponse(_message.Message):
     snapshots: _containers.RepeatedScalarFieldContainer[str]
     next: str
     def __init__(self, snapshots: _Optional[_Iterable[str]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class FailOverRequest(_message.Message):
+    __slots__ = ("volume", "node")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    node: str
+    def __init__(self, volume: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class FailOverResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    def __init__(self, outcome: _Optional[str] = ...) -> None: ...
+
+class ForcePrimaryRequest(_message.Message):
+    __slots__ = ("volume", "node", "accept_data_loss")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_DATA_LOSS_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    node: str
+    accept_data_loss: bool
+    def __init__(self, volume: _Optional[str] = ..., node: _Optional[str] = ..., accept_data_loss: _Optional[bool] = ...) -> None: ...
+
+class ForcePrimaryResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    def __init__(self, outcome: _Optional[str] = ...) -> None: ...
+
+class VerifyVolumeRequest(_message.Message):
+    __slots__ = ("volume",)
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    def __init__(self, volume: _Optional[str] = ...) -> None: ...
+
+class VerifyVolumeResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    def __init__(self, outcome: _Optional[str] = ...) -> None: ...
+
+class SetReplicasRequest(_message.Message):
+    __slots__ = ("volume", "count")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    count: int
+    def __init__(self, volume: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class SetReplicasResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    def __init__(self, outcome: _Optional[str] = ...) -> None: ...
+
+class MoveReplicaRequest(_message.Message):
+    __slots__ = ("volume", "from_node", "to_node")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    FROM_NODE_FIELD_NUMBER: _ClassVar[int]
+    TO_NODE_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    from_node: str
+    to_node: str
+    def __init__(self, volume: _Optional[str] = ..., from_node: _Optional[str] = ..., to_node: _Optional[str] = ...) -> None: ...
+
+class MoveReplicaResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    def __init__(self, outcome: _Optional[str] = ...) -> None: ...

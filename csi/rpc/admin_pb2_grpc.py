@@ -54,6 +54,31 @@ class AdminStub:
                 request_serializer=csi_dot_rpc_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
                 response_deserializer=csi_dot_rpc_dot_admin__pb2.ListSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.FailOver = channel.unary_unary(
+                '/xlss.admin.v1.Admin/FailOver',
+                request_serializer=csi_dot_rpc_dot_admin__pb2.FailOverRequest.SerializeToString,
+                response_deserializer=csi_dot_rpc_dot_admin__pb2.FailOverResponse.FromString,
+                _registered_method=True)
+        self.ForcePrimary = channel.unary_unary(
+                '/xlss.admin.v1.Admin/ForcePrimary',
+                request_serializer=csi_dot_rpc_dot_admin__pb2.ForcePrimaryRequest.SerializeToString,
+                response_deserializer=csi_dot_rpc_dot_admin__pb2.ForcePrimaryResponse.FromString,
+                _registered_method=True)
+        self.VerifyVolume = channel.unary_unary(
+                '/xlss.admin.v1.Admin/VerifyVolume',
+                request_serializer=csi_dot_rpc_dot_admin__pb2.VerifyVolumeRequest.SerializeToString,
+                response_deserializer=csi_dot_rpc_dot_admin__pb2.VerifyVolumeResponse.FromString,
+                _registered_method=True)
+        self.SetReplicas = channel.unary_unary(
+                '/xlss.admin.v1.Admin/SetReplicas',
+                request_serializer=csi_dot_rpc_dot_admin__pb2.SetReplicasRequest.SerializeToString,
+                response_deserializer=csi_dot_rpc_dot_admin__pb2.SetReplicasResponse.FromString,
+                _registered_method=True)
+        self.MoveReplica = channel.unary_unary(
+                '/xlss.admin.v1.Admin/MoveReplica',
+                request_serializer=csi_dot_rpc_dot_admin__pb2.MoveReplicaRequest.SerializeToString,
+                response_deserializer=csi_dot_rpc_dot_admin__pb2.MoveReplicaResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -88,6 +113,42 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FailOver(self, request, context):
+        """What follows changes something. A volume is given by id or by name. A call that was cut off may
+        be repeated.
+
+        Another node of the set serves the volume from now on, and waits for no other one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForcePrimary(self, request, context):
+        """The last resort: that replica is the volume, whatever the other one had acknowledged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyVolume(self, request, context):
+        """Begin to compare both replicas; GetVolume has the result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetReplicas(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveReplica(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +171,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListSnapshots,
                     request_deserializer=csi_dot_rpc_dot_admin__pb2.ListSnapshotsRequest.FromString,
                     response_serializer=csi_dot_rpc_dot_admin__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'FailOver': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailOver,
+                    request_deserializer=csi_dot_rpc_dot_admin__pb2.FailOverRequest.FromString,
+                    response_serializer=csi_dot_rpc_dot_admin__pb2.FailOverResponse.SerializeToString,
+            ),
+            'ForcePrimary': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForcePrimary,
+                    request_deserializer=csi_dot_rpc_dot_admin__pb2.ForcePrimaryRequest.FromString,
+                    response_serializer=csi_dot_rpc_dot_admin__pb2.ForcePrimaryResponse.SerializeToString,
+            ),
+            'VerifyVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyVolume,
+                    request_deserializer=csi_dot_rpc_dot_admin__pb2.VerifyVolumeRequest.FromString,
+                    response_serializer=csi_dot_rpc_dot_admin__pb2.VerifyVolumeResponse.SerializeToString,
+            ),
+            'SetReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetReplicas,
+                    request_deserializer=csi_dot_rpc_dot_admin__pb2.SetReplicasRequest.FromString,
+                    response_serializer=csi_dot_rpc_dot_admin__pb2.SetReplicasResponse.SerializeToString,
+            ),
+            'MoveReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveReplica,
+                    request_deserializer=csi_dot_rpc_dot_admin__pb2.MoveReplicaRequest.FromString,
+                    response_serializer=csi_dot_rpc_dot_admin__pb2.MoveReplicaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +306,141 @@ class Admin:
             '/xlss.admin.v1.Admin/ListSnapshots',
             csi_dot_rpc_dot_admin__pb2.ListSnapshotsRequest.SerializeToString,
             csi_dot_rpc_dot_admin__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailOver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.admin.v1.Admin/FailOver',
+            csi_dot_rpc_dot_admin__pb2.FailOverRequest.SerializeToString,
+            csi_dot_rpc_dot_admin__pb2.FailOverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForcePrimary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.admin.v1.Admin/ForcePrimary',
+            csi_dot_rpc_dot_admin__pb2.ForcePrimaryRequest.SerializeToString,
+            csi_dot_rpc_dot_admin__pb2.ForcePrimaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.admin.v1.Admin/VerifyVolume',
+            csi_dot_rpc_dot_admin__pb2.VerifyVolumeRequest.SerializeToString,
+            csi_dot_rpc_dot_admin__pb2.VerifyVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.admin.v1.Admin/SetReplicas',
+            csi_dot_rpc_dot_admin__pb2.SetReplicasRequest.SerializeToString,
+            csi_dot_rpc_dot_admin__pb2.SetReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.admin.v1.Admin/MoveReplica',
+            csi_dot_rpc_dot_admin__pb2.MoveReplicaRequest.SerializeToString,
+            csi_dot_rpc_dot_admin__pb2.MoveReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

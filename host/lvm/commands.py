@@ -71,8 +71,11 @@ class Lvm:
         self._lock = threading.Lock()
 
     def add(self, group: Group) -> None:
+        """Work on this group as well. It counts as changed: the last agent may have been killed."""
+        name = group.directory.group
         with self._lock:
-            self._groups = {**self._groups, group.directory.group: group}
+            self._groups = {**self._groups, name: group}
+            self._changed.add(name)
 
     def close(self) -> None:
         with self._lock:

@@ -96,20 +96,32 @@ class Pools:
         self._archive.write_due()
         self.lvm.close()
 
-    def tend(self) -> None:
-        """One turn of the watch: open, find lost disks, grow, archive. Logs instead of raising."""
+    def open_due(self) -> None:
+        """Try again to open what is not open, where it is time for that."""
         for spec in self.specs:
             with self._opening:
                 if self._retry_is_due(spec):
                     self._try_open(spec)
-            try:
-                status = self.status(spec.name)
-                self._search_lost_disks(status)
-                if status.state:
-                    self._resume(spec.volume_group)
-                self.grow_if_needed(spec.name, status)
-            except HostError as error:
-                log.error("pool %s: %s", spec.name, error)
+
+    def tend(self, status: PoolStatus) -> bool:
+        """After a look at a pool: find lost disks, grow. Logs instead of raising.
+
+        Returns whether something was done that a look would show.
+        """
+        name, done = status.spec.name, False
+        try:
+            done = self._search_lost_disks(status)
+            if status.state and self._resume(status.spec.volume_group):
+                done = True
+            if self.grow_if_needed(name, status):
+                done = True
+        except HostError as error:
+            log.error("pool %s: %s", name, error)
+            done = True
+        return done
+
+    def archive(self) -> None:
+        """Keep the metadata of the groups that were opened or changed. Logs instead of raising."""
         self._archive.write_due()
 
     def status(self, name: str) -> PoolStatus:
@@ -199,9 +211,11 @@ class Pools:
         self.lvm.add(group)
         self._resume(spec.volume_group)
 
-    def _resume(self, group: str) -> None:
-        for name in resume_left_suspended(self._runner, self.lvm, group):
+    def _resume(self, group: str) -> bool:
+        resumed = resume_left_suspended(self._runner, self.lvm, group)
+        for name in resumed:
             log.warning("%s was left suspended by a killed command: resumed", name)
+        return bool(resumed)
 
     def _members(self, spec: PoolSpec) -> list[str]:
         """The disks that the group is on; none where it has to be made. Raises where it cannot."""
@@ -220,21 +234,23 @@ class Pools:
             raise Missing(f"there is no volume group {group} here, and no devices are named")
         return sorted(disk.device for disk in members)
 
-    def _search_lost_disks(self, status: PoolStatus) -> None:
-        """Show LVM a lost disk that has come back under another path.
+    def _search_lost_disks(self, status: PoolStatus) -> bool:
+        """Show LVM a lost disk that has come back under another path; returns whether it looked.
 
         Looked for only when other disks are there than at the last search.
         """
         spec, state = status.spec, status.state
         if state is None or not state.volume_group.missing_pv_count:
-            return
+            return False
         there = disks.every_disk()
-        if self._searched.get(spec.name) != there:
-            self._searched[spec.name] = there
-            found = self._look(spec.volume_group, there)
-            uuid = state.volume_group.uuid
-            members = [disk.device for disk in found if disk.group_uuid == uuid]
-            self._directories[spec.name].set_devices(_with_absent(spec, members))
+        if self._searched.get(spec.name) == there:
+            return False
+        self._searched[spec.name] = there
+        found = self._look(spec.volume_group, there)
+        uuid = state.volume_group.uuid
+        members = [disk.device for disk in found if disk.group_uuid == uuid]
+        self._directories[spec.name].set_devices(_with_absent(spec, members))
+        return True
 
     def _require_none_elsewhere(self, spec: PoolSpec, found: list[disks.FoundDisk]) -> None:
         """A disk that comes up under another path must not lead to a second, empty group."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnode_agent/rpc/arbiter.proto\x12\x0fxlss.arbiter.v1\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"a\n\rWatchResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.xlss.arbiter.v1.Assignment\x12\x0c\n\x04gone\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x8b\x01\n\nAssignment\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x13\n\x0breplication\x18\x04 \x01(\t\x12\x13\n\x06secret\x18\x05 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x10\n\x08go_alone\x18\x07 \x01(\x08\"1\n\tStatement\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x11\n\tstatement\x18\x02 \x01(\t\"f\n\nAskRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12-\n\tstatement\x18\x03 \x01(\x0b\x32\x1a.xlss.arbiter.v1.Statement\x12\r\n\x05noted\x18\x04 \x01(\t\"P\n\x0b\x41skResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0e\n\x06record\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"K\n\x0bTellRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12.\n\nstatements\x18\x02 \x03(\x0b\x32\x1a.xlss.arbiter.v1.Statement\"\x0e\n\x0cTellResponse2\xda\x01\n\x07\x41rbiter\x12H\n\x05Watch\x12\x1d.xlss.arbiter.v1.WatchRequest\x1a\x1e.xlss.arbiter.v1.WatchResponse0\x01\x12@\n\x03\x41sk\x12\x1b.xlss.arbiter.v1.AskRequest\x1a\x1c.xlss.arbiter.v1.AskResponse\x12\x43\n\x04Tell\x12\x1c.xlss.arbiter.v1.TellRequest\x1a\x1d.xlss.arbiter.v1.TellResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnode_agent/rpc/arbiter.proto\x12\x0fxlss.arbiter.v1\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"a\n\rWatchResponse\x12\x30\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x1b.xlss.arbiter.v1.Assignment\x12\x0c\n\x04gone\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x99\x01\n\nAssignment\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x13\n\x0breplication\x18\x04 \x01(\t\x12\x13\n\x06secret\x18\x05 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x10\n\x08go_alone\x18\x07 \x01(\x08\x12\x0c\n\x04word\x18\x08 \x01(\t\"1\n\tStatement\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x11\n\tstatement\x18\x02 \x01(\t\"f\n\nAskRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12-\n\tstatement\x18\x03 \x01(\x0b\x32\x1a.xlss.arbiter.v1.Statement\x12\r\n\x05noted\x18\x04 \x01(\t\"P\n\x0b\x41skResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0e\n\x06record\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"K\n\x0bTellRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12.\n\nstatements\x18\x02 \x03(\x0b\x32\x1a.xlss.arbiter.v1.Statement\"\x0e\n\x0cTellResponse2\xda\x01\n\x07\x41rbiter\x12H\n\x05Watch\x12\x1d.xlss.arbiter.v1.WatchRequest\x1a\x1e.xlss.arbiter.v1.WatchResponse0\x01\x12@\n\x03\x41sk\x12\x1b.xlss.arbiter.v1.AskRequest\x1a\x1c.xlss.arbiter.v1.AskResponse\x12\x43\n\x04Tell\x12\x1c.xlss.arbiter.v1.TellRequest\x1a\x1d.xlss.arbiter.v1.TellResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESPONSE']._serialized_start=79
   _globals['_WATCHRESPONSE']._serialized_end=176
   _globals['_ASSIGNMENT']._serialized_start=179
-  _globals['_ASSIGNMENT']._serialized_end=318
-  _globals['_STATEMENT']._serialized_start=320
-  _globals['_STATEMENT']._serialized_end=369
-  _globals['_ASKREQUEST']._serialized_start=371
-  _globals['_ASKREQUEST']._serialized_end=473
-  _globals['_ASKRESPONSE']._serialized_start=475
-  _globals['_ASKRESPONSE']._serialized_end=555
-  _globals['_TELLREQUEST']._serialized_start=557
-  _globals['_TELLREQUEST']._serialized_end=632
-  _globals['_TELLRESPONSE']._serialized_start=634
-  _globals['_TELLRESPONSE']._serialized_end=648
-  _globals['_ARBITER']._serialized_start=651
-  _globals['_ARBITER']._serialized_end=869
+  _globals['_ASSIGNMENT']._serialized_end=332
+  _globals['_STATEMENT']._serialized_start=334
+  _globals['_STATEMENT']._serialized_end=383
+  _globals['_ASKREQUEST']._serialized_start=385
+  _globals['_ASKREQUEST']._serialized_end=487
+  _globals['_ASKRESPONSE']._serialized_start=489
+  _globals['_ASKRESPONSE']._serialized_end=569
+  _globals['_TELLREQUEST']._serialized_start=571
+  _globals['_TELLREQUEST']._serialized_end=646
+  _globals['_TELLRESPONSE']._serialized_start=648
+  _globals['_TELLRESPONSE']._serialized_end=662
+  _globals['_ARBITER']._serialized_start=665
+  _globals['_ARBITER']._serialized_end=883
 # @@protoc_insertion_point(module_scope)

@@ -23,7 +23,7 @@ class WatchResponse(_message.Message):
     def __init__(self, assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., gone: _Optional[_Iterable[str]] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("volume_id", "record", "revision", "replication", "secret", "peer", "go_alone")
+    __slots__ = ("volume_id", "record", "revision", "replication", "secret", "peer", "go_alone", "word")
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class Assignment(_message.Message):
     SECRET_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     GO_ALONE_FIELD_NUMBER: _ClassVar[int]
+    WORD_FIELD_NUMBER: _ClassVar[int]
     volume_id: str
     record: str
     revision: int
@@ -38,7 +39,8 @@ class Assignment(_message.Message):
     secret: str
     peer: str
     go_alone: bool
-    def __init__(self, volume_id: _Optional[str] = ..., record: _Optional[str] = ..., revision: _Optional[int] = ..., replication: _Optional[str] = ..., secret: _Optional[str] = ..., peer: _Optional[str] = ..., go_alone: _Optional[bool] = ...) -> None: ...
+    word: str
+    def __init__(self, volume_id: _Optional[str] = ..., record: _Optional[str] = ..., revision: _Optional[int] = ..., replication: _Optional[str] = ..., secret: _Optional[str] = ..., peer: _Optional[str] = ..., go_alone: _Optional[bool] = ..., word: _Optional[str] = ...) -> None: ...
 
 class Statement(_message.Message):
     __slots__ = ("volume_id", "statement")

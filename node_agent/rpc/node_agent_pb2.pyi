@@ -96,7 +96,7 @@ class ThinPool(_message.Message):
     def __init__(self, name: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., metadata_used: _Optional[float] = ..., virtual_bytes: _Optional[int] = ..., virtual_limit_bytes: _Optional[int] = ..., chunk_bytes: _Optional[int] = ...) -> None: ...
 
 class Volume(_message.Message):
-    __slots__ = ("id", "size_bytes", "pool", "record", "complete", "used", "active", "mounts", "health", "trouble", "allocated_bytes", "logical_volume_uuid")
+    __slots__ = ("id", "size_bytes", "pool", "record", "complete", "used", "active", "mounts", "health", "trouble", "allocated_bytes", "logical_volume_uuid", "replica")
     ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class Volume(_message.Message):
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     ALLOCATED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOGICAL_VOLUME_UUID_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     id: str
     size_bytes: int
     pool: str
@@ -121,7 +122,50 @@ class Volume(_message.Message):
     trouble: str
     allocated_bytes: int
     logical_volume_uuid: str
-    def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., pool: _Optional[str] = ..., record: _Optional[str] = ..., complete: _Optional[bool] = ..., used: _Optional[bool] = ..., active: _Optional[bool] = ..., mounts: _Optional[_Iterable[str]] = ..., health: _Optional[_Union[Health, str]] = ..., trouble: _Optional[str] = ..., allocated_bytes: _Optional[int] = ..., logical_volume_uuid: _Optional[str] = ...) -> None: ...
+    replica: Replica
+    def __init__(self, id: _Optional[str] = ..., size_bytes: _Optional[int] = ..., pool: _Optional[str] = ..., record: _Optional[str] = ..., complete: _Optional[bool] = ..., used: _Optional[bool] = ..., active: _Optional[bool] = ..., mounts: _Optional[_Iterable[str]] = ..., health: _Optional[_Union[Health, str]] = ..., trouble: _Optional[str] = ..., allocated_bytes: _Optional[int] = ..., logical_volume_uuid: _Optional[str] = ..., replica: _Optional[_Union[Replica, _Mapping]] = ...) -> None: ...
+
+class Replica(_message.Message):
+    __slots__ = ("role", "disk", "peer_disk", "connection", "activity", "frozen", "out_of_sync_bytes", "resync_total_bytes", "resync_done_bytes", "bytes_per_second", "doing", "waits_for", "serving", "verify")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    PEER_DISK_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_SYNC_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESYNC_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESYNC_DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DOING_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    disk: str
+    peer_disk: str
+    connection: str
+    activity: str
+    frozen: str
+    out_of_sync_bytes: int
+    resync_total_bytes: int
+    resync_done_bytes: int
+    bytes_per_second: int
+    doing: str
+    waits_for: str
+    serving: bool
+    verify: Verify
+    def __init__(self, role: _Optional[str] = ..., disk: _Optional[str] = ..., peer_disk: _Optional[str] = ..., connection: _Optional[str] = ..., activity: _Optional[str] = ..., frozen: _Optional[str] = ..., out_of_sync_bytes: _Optional[int] = ..., resync_total_bytes: _Optional[int] = ..., resync_done_bytes: _Optional[int] = ..., bytes_per_second: _Optional[int] = ..., doing: _Optional[str] = ..., waits_for: _Optional[str] = ..., serving: _Optional[bool] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ...) -> None: ...
+
+class Verify(_message.Message):
+    __slots__ = ("finished_at", "out_of_sync_bytes", "trouble")
+    FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_SYNC_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    finished_at: float
+    out_of_sync_bytes: int
+    trouble: str
+    def __init__(self, finished_at: _Optional[float] = ..., out_of_sync_bytes: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("id", "volume_id", "size_bytes", "pool", "record", "complete")
@@ -302,3 +346,13 @@ class DeleteSnapshotsResponse(_message.Message):
     POOLS_FIELD_NUMBER: _ClassVar[int]
     pools: _containers.RepeatedCompositeFieldContainer[Pool]
     def __init__(self, pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ...) -> None: ...
+
+class VerifyVolumeRequest(_message.Message):
+    __slots__ = ("volume_id",)
+    VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    volume_id: str
+    def __init__(self, volume_id: _Optional[str] = ...) -> None: ...
+
+class VerifyVolumeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -89,6 +89,11 @@ class NodeAgentStub:
                 request_serializer=node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsRequest.SerializeToString,
                 response_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.VerifyVolume = channel.unary_unary(
+                '/xlss.node.v1.NodeAgent/VerifyVolume',
+                request_serializer=node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeRequest.SerializeToString,
+                response_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeResponse.FromString,
+                _registered_method=True)
 
 
 class NodeAgentServicer:
@@ -173,6 +178,14 @@ class NodeAgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyVolume(self, request, context):
+        """Begin to compare both replicas of a volume online; one that is under way is success. The result
+        comes with the volume's reports. FAILED_PRECONDITION unless both are connected and UpToDate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeAgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -230,6 +243,11 @@ def add_NodeAgentServicer_to_server(servicer, server):
                     servicer.DeleteSnapshots,
                     request_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsRequest.FromString,
                     response_serializer=node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsResponse.SerializeToString,
+            ),
+            'VerifyVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyVolume,
+                    request_deserializer=node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeRequest.FromString,
+                    response_serializer=node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -529,6 +547,33 @@ class NodeAgent:
             '/xlss.node.v1.NodeAgent/DeleteSnapshots',
             node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsRequest.SerializeToString,
             node__agent_dot_rpc_dot_node__agent__pb2.DeleteSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlss.node.v1.NodeAgent/VerifyVolume',
+            node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeRequest.SerializeToString,
+            node__agent_dot_rpc_dot_node__agent__pb2.VerifyVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

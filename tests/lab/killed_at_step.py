@@ -43,9 +43,15 @@ NODE_STEPS = (
     ("host.block_device", "", "copy"),
     ("node_agent.targets", "Targets", "put"),
     ("node_agent.targets", "Targets", "remove"),
+    ("node_agent.notes", "NoteBook", "keep"),
+    ("node_agent.notes", "NoteBook", "remove"),
+    ("replication.fencing", "", "grant"),
+    ("replication.fencing", "", "revoke"),
+    ("node_agent.arbiter_client", "ArbiterClient", "ask"),
 )
 _PR_SET_PDEATHSIG = 1
 _READING = {"lvs", "vgs", "pvs", "version", "blkid", "stat", "fullreport"}
+_READING_OF_DRBD = {"get-gi", "show-gi", "dump-md", "status", "events2"}
 _READING_IOCTLS = {"VERSION", "DEV_STATUS", "TABLE_STATUS", "LIST_DEVICES"}
 CONTROLLER_STEPS = (
     ("cluster.sqlite_store", "SqliteStore", "create"),
@@ -114,7 +120,11 @@ def _only_reads(name: str, arguments: tuple[Any, ...]) -> bool:
         dm_ioctl = importlib.import_module("host.dm_ioctl")
         return arguments[0] in {getattr(dm_ioctl, reading) for reading in _READING_IOCTLS}
     commands = [argument for argument in arguments[:2] if isinstance(argument, (list, tuple))]
-    return any(command[0] in _READING for command in commands)
+    return any(
+        command[0] in _READING
+        or (command[0].startswith("drbd") and not _READING_OF_DRBD.isdisjoint(command))
+        for command in commands
+    )
 
 
 def _words(arguments: tuple[Any, ...]) -> str:

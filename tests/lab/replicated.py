@@ -113,28 +113,48 @@ class Service:
     """One replicated volume on ONE and TWO, and a writer on it where it runs."""
 
     def __init__(
-        self, cluster: Deployment, *, filesystem: str = "", dsync: bool = False, pool: str = ""
+        self,
+        cluster: Deployment,
+        *,
+        filesystem: str = "",
+        dsync: bool = False,
+        pool: str = "",
+        provision: str = "",
+        nodes: tuple[str, str] = (ONE, TWO),
+        name: str = "data",
     ) -> None:
-        """`filesystem` "" is the raw device. `dsync`: the writer's O_DSYNC instead of fsync."""
+        """`filesystem` "" is the raw device. `dsync`: the writer's O_DSYNC instead of fsync.
+
+        `pool` and `provision` as in the class; `nodes`: where its replicas are to be.
+        """
         self.cluster = cluster
+        self.nodes = nodes
         self.dsync = dsync
+        self.id = ""
         self.capability = mount(filesystem) if filesystem else block()
         self._file = "/records" if filesystem else ""
         self.records = Records(size=RECORDS)
         self.writer: Writer | None = None
-        self.volume = cluster.controller().create(
-            "data",
-            SIZE,
-            capability=self.capability,
-            parameters={"replicas": "2", **({"pool": pool} if pool else {})},
-            nodes=[{NODE: ONE}, {NODE: TWO}],
-            preferred=[{NODE: ONE}, {NODE: TWO}],
-        )
+        chosen = {"pool": pool, "provision": provision}
+        self._create(name, {key: value for key, value in chosen.items() if value})
         self.id = self.volume.volume_id
         replication = stored_volume(cluster, self.id).replication
         assert replication is not None
         self.minor = replication.minor
         self.until_in_sync()
+
+    def _create(self, name: str, parameters: dict[str, str]) -> None:
+        def create() -> None:
+            self.volume = self.cluster.controller().create(
+                name,
+                SIZE,
+                capability=self.capability,
+                parameters={"replicas": "2", **parameters},
+                nodes=[{NODE: node} for node in self.nodes],
+                preferred=[{NODE: node} for node in self.nodes],
+            )
+
+        self.repeat("create it", create, time.monotonic() + SERVING)
 
     def node(self, name: str) -> Node:
         return self.cluster.nodes[name]
@@ -146,6 +166,10 @@ class Service:
         """Path of what the service writes to: the device, or a file in the file system."""
         return f"{KUBELET}/pod-{self.id}{self._file}"
 
+    @property
+    def staging(self) -> str:
+        return f"{KUBELET}/staging-{self.id}"
+
     def start(self, node: str, seconds: float = SERVING) -> Writer:
         """Publish, stage, publish, and run the service there."""
         self.serve(node, seconds)
@@ -156,7 +180,7 @@ class Service:
 
     def serve(self, node: str, seconds: float = SERVING) -> None:
         """`start` without the service."""
-        staging = f"{KUBELET}/staging-{self.id}"
+        staging = self.staging
         self.node(node).run(["mkdir", "-p", KUBELET, *([staging] if self._file else [])])
         agent = self.cluster.node(node)
         steps = (
@@ -168,7 +192,7 @@ class Service:
         )
         deadline = time.monotonic() + seconds
         for step in steps:
-            self._repeat(f"serve it on {node}", step, deadline)
+            self.repeat(f"serve it on {node}", step, deadline)
 
     def fail_over(self, node: str, seconds: float = SERVING) -> Writer:
         """The other node is taken for dead: from now on the service runs here."""
@@ -178,10 +202,10 @@ class Service:
     def give_up(self, node: str, seconds: float = SERVING) -> None:
         """Unpublish from all nodes but this one, without a word to them; publish here."""
         deadline = time.monotonic() + seconds
-        for other in {ONE, TWO} - {node}:
+        for other in set(self.nodes) - {node}:
             self._unpublish(other, deadline)
         controller = self.cluster.controller()
-        self._repeat(
+        self.repeat(
             f"publish it on {node}",
             lambda: controller.publish(self.id, node, self.capability),
             deadline,
@@ -191,8 +215,8 @@ class Service:
         """An orderly move to this node, without the service."""
         deadline = time.monotonic() + seconds
         self.stop()
-        for other in {ONE, TWO} - {node}:
-            self._withdraw(other, deadline)
+        for other in set(self.nodes) - {node}:
+            self.release(other, deadline)
             self._unpublish(other, deadline)
         self.serve(node, seconds)
 
@@ -223,26 +247,34 @@ class Service:
             if writer.ending is None:
                 writer.kill()
         deadline = time.monotonic() + SYNCING
-        for name in (ONE, TWO):
-            self._withdraw(name, deadline)
-            self._unpublish(name, deadline)
+        self.withdraw()
         controller = self.cluster.controller()
-        self._repeat("delete it", lambda: controller.delete(self.id), deadline)
+        self.repeat("delete it", lambda: controller.delete(self.id), deadline)
 
-    def _withdraw(self, name: str, deadline: float) -> None:
+    def withdraw(self) -> None:
+        """Nobody uses it any more, anywhere."""
+        deadline = time.monotonic() + SYNCING
+        for name in self.nodes:
+            self.release(name, deadline)
+            self._unpublish(name, deadline)
+
+    def release(self, name: str, deadline: float) -> None:
         """What kubelet does where a pod is gone; also after a reboot, and again."""
         agent = self.cluster.node(name)
-        staging, target = f"{KUBELET}/staging-{self.id}", f"{KUBELET}/pod-{self.id}"
-        self._repeat(f"unpublish it in {name}", lambda: agent.unpublish(self.id, target), deadline)
-        self._repeat(f"unstage it in {name}", lambda: agent.unstage(self.id, staging), deadline)
+        staging, target = self.staging, f"{KUBELET}/pod-{self.id}"
+        self.repeat(f"unpublish it in {name}", lambda: agent.unpublish(self.id, target), deadline)
+        self.repeat(f"unstage it in {name}", lambda: agent.unstage(self.id, staging), deadline)
 
     def _unpublish(self, name: str, deadline: float) -> None:
         controller = self.cluster.controller()
-        self._repeat(
+        self.repeat(
             f"unpublish it from {name}", lambda: controller.unpublish(self.id, name), deadline
         )
 
-    def _repeat(self, what: str, call: Callable[[], object], deadline: float) -> None:
+    def repeat(self, what: str, call: Callable[[], object], deadline: float | None = None) -> None:
+        """A call, until it succeeds; `deadline` by time.monotonic(), SERVING from now without."""
+        if deadline is None:
+            deadline = time.monotonic() + SERVING
         while True:
             try:
                 call()
@@ -264,10 +296,10 @@ class Service:
 
     def cut_link(self) -> None:
         """Between the replicas only: both still reach the arbiter."""
-        self.node(ONE).cut_from(self.node(TWO))
+        self.node(self.nodes[0]).cut_from(self.node(self.nodes[1]))
 
     def join_link(self) -> None:
-        self.node(ONE).join_with(self.node(TWO))
+        self.node(self.nodes[0]).join_with(self.node(self.nodes[1]))
 
     def pause_agent(self, name: str) -> None:
         self.node(name).pause_process(self.cluster.agent(name).pid)
@@ -289,23 +321,29 @@ class Service:
         node = self.node(name)
         return drbd_state(node, self.minor) if node.running else None
 
+    def role(self, name: str) -> str:
+        """Primary, Secondary …, "" where the kernel has no such replica."""
+        state = self.drbd(name)
+        return state.role if state is not None else ""
+
     def until(self, what: str, right: Callable[[], object], seconds: float = SYNCING) -> None:
         deadline = time.monotonic() + seconds
         while not right():
             assert time.monotonic() < deadline, f"not {what} in {seconds} s: {self.state()}"
             time.sleep(0.02)
 
-    def until_in_sync(self) -> None:
-        def in_sync() -> bool:
-            states = [self.drbd(name) for name in (ONE, TWO)]
-            record = self.record
-            return (
-                all(state is not None and state.in_sync for state in states)
-                and record.members == (ONE, TWO)
-                and not record.quarantine
-            )
+    def in_sync(self) -> bool:
+        """Both replicas are members, and the kernel has nothing left to copy."""
+        states = [self.drbd(name) for name in self.nodes]
+        record = self.record
+        return (
+            all(state is not None and state.in_sync for state in states)
+            and record.members == self.nodes
+            and not record.quarantine
+        )
 
-        self.until("in sync", in_sync)
+    def until_in_sync(self) -> None:
+        self.until("in sync", self.in_sync)
 
     def until_frozen(self, name: str) -> None:
         """The kernel holds writes back, and the writer there gets no acknowledgement."""
@@ -333,8 +371,10 @@ class Service:
 
     def state(self) -> str:
         """What tells why something does not go on."""
+        if not self.id:
+            return "it is not created"
         lines = [f"record: {self.record}"]
-        for name in (ONE, TWO):
+        for name in self.nodes:
             lines.append(f"{name}: {self.drbd(name)}")
             with suppress(LabError, KeyError):
                 generations = ["drbdsetup", "get-gi", str(self.minor)]
@@ -355,7 +395,7 @@ class Service:
         self.stop()
         self.at_most_one_acknowledges()
         contents = []
-        for name in (TWO, ONE):
+        for name in reversed(self.nodes):
             self.move(name)
             verdict = self.records.check(self.node(name), self.device)
             assert verdict.ok, (name, verdict, self.state())

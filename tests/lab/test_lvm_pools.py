@@ -379,11 +379,14 @@ p = pools(thin())
 p.lvm.create_thick("vg0", "v1", 8 * MIB)
 p.lvm.create_thin("vg0", "thin", "t1", 8 * MIB)
 for device in ("vg0-v1", "vg0-thin-tpool"):
-    for look in (p.tend, p.close):
+    for again in (False, True):
+        status = p.status("p")
         sh(f"dmsetup suspend {device}")
-        look()
-        if look == p.close:
+        if again:
+            p.close()
             p = pools(thin())
+        else:
+            assert p.tend(status)
         assert "SUSPENDED" not in sh("dmsetup info")
         for name in ("v1", "t1"):
             fd = os.open(f"/dev/vg0/{name}", os.O_RDWR | os.O_DSYNC)
@@ -404,10 +407,17 @@ p.lvm.create_thick("vg0", "v1", 8 * MIB)
 fd = os.open("/dev/vg0/v1", os.O_RDWR | os.O_DSYNC)
 os.pwrite(fd, b"x" * 4096, 0)
 os.close(fd)
-p.tend()
+p.lvm.close()
+# Killed before it came to archive anything: the next one does, once.
+assert not Path("/run/kept/archive").exists()
+for _ in range(2):
+    p = pools(thick())
+    p.archive()
+    p.lvm.close()
+p = pools(thick())
 p.lvm.remove("vg0", "v1")
-p.tend()
-p.tend()
+p.archive()
+p.archive()
 archives = sorted(Path("/run/kept/archive").iterdir())
 assert len(archives) == 2, archives
 environment = {**os.environ, "LVM_SYSTEM_DIR": "/run/xlss/lvm/vg0", "DM_DISABLE_UDEV": "1"}

@@ -148,7 +148,7 @@ def test_people_see_the_node_the_pool_and_the_volume(
     (node,) = json.loads(cluster.xlss("status", *socket))["nodes"]
     assert (node["trouble"], node["volumes"]) == ("", 1)
     assert node["pools"][0]["thin"]["total_bytes"] > GIB
-    found = json.loads(cluster.xlss("volume", "processes", *socket))
+    found = json.loads(cluster.xlss("volume", "show", "processes", *socket))
     (there,) = found["nodes"]
     assert there["report"]["mounts"] == [STAGING]
     assert there["report"]["health"] == "ok"

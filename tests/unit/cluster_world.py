@@ -105,7 +105,9 @@ class World:
         assert sorted(self.nodes.volume_ids()) == sorted(
             volume.id for volume in volumes for _ in volume.nodes
         )
-        assert sorted(self.nodes.snapshot_ids()) == sorted(cut.id for cut in snapshots)
+        assert sorted(self.nodes.snapshot_ids()) == sorted(
+            cut.id for cut in snapshots for _ in cut.nodes
+        )
         for volume in volumes:
             assert len(volume.nodes) == volume.spec.replicas
             sizes = [self.nodes.nodes[n].volumes[volume.id].size_bytes for n in volume.nodes]

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.agents import (
+    VERIFY,
     Health,
     Inventory,
     PoolReport,
+    ReplicaReport,
     SnapshotReport,
     ThinPoolReport,
     VolumeReport,
@@ -27,6 +29,7 @@ from cluster.placement import Footprint, footprint, less, room
 MIB = 1 << 20
 GIB = 1 << 30
 EXTENT = 4 * MIB
+IN_SYNC = ReplicaReport("Secondary", "UpToDate", "UpToDate", "Connected")
 
 # Called with (node, call, "before" or "after"); what it raises, the caller gets.
 Fault = Callable[[str, str, str], None]
@@ -71,6 +74,7 @@ class FakeNode:
     delay: float = 0.0  # seconds that each creation takes
     copies: int = 0  # creations from a source that are answered with Unavailable before the last
     sick: dict[str, tuple[Health, str]] = field(default_factory=dict)
+    replicas: dict[str, ReplicaReport] = field(default_factory=dict)  # those that are not in sync
     foreign: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
     volumes: dict[str, FakeVolume] = field(default_factory=dict)
@@ -99,6 +103,9 @@ class FakeNode:
     def report(self, volume_id: str) -> VolumeReport:
         volume = self.volumes[volume_id]
         health, trouble = self.sick.get(volume_id, (Health.OK, ""))
+        replica = None
+        if volume.record.replication is not None:
+            replica = self.replicas.get(volume_id, IN_SYNC)
         return VolumeReport(
             id=volume_id,
             size_bytes=volume.size_bytes,
@@ -110,7 +117,18 @@ class FakeNode:
             mounts=volume.mounts,
             health=health,
             trouble=trouble,
+            replica=replica,
         )
+
+    def verify_volume(self, volume_id: str) -> None:
+        with self._mutex:
+            self._require(volume_id)
+            replica = self.report(volume_id).replica
+            if replica is None or not replica.in_sync:
+                raise Refused(
+                    f"volume {volume_id}: both replicas have to be connected and UpToDate"
+                )
+            self.replicas[volume_id] = replace(replica, activity=VERIFY)
 
     def snapshot_report(self, snapshot_id: str) -> SnapshotReport:
         snapshot = self.snapshots[snapshot_id]

@@ -174,7 +174,7 @@ def test_differences_come_from_the_last_comparison(controller: Controller) -> No
 def test_volumes_come_in_pages(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "_LONGEST_PAGE", 3)
     made = {controller.create(f"data-{number}", 4 * MIB) for number in range(7)}
-    listed = [volume.id for volume in controller.client.volumes()]
+    listed = [volume.id for volume, _ in controller.client.volumes()]
     assert len(listed) == 7
     assert set(listed) == made
 
@@ -182,7 +182,7 @@ def test_volumes_come_in_pages(controller: Controller, monkeypatch: pytest.Monke
 def test_a_volume_is_found_by_name_and_by_id(controller: Controller) -> None:
     volume_id = controller.create("data", node="n2")
     for name in ("data", volume_id):
-        volume, (on_node,) = controller.client.volume(name)
+        volume, (on_node,), _ = controller.client.volume(name)
         assert (volume.id, volume.phase, on_node.node) == (volume_id, Phase.READY, "n2")
         assert on_node.report == controller.agents.nodes["n2"].report(volume_id)
     for name in ("other", volume_id[:-1] + "x", volume_id[:-8] + "00000000", ""):
@@ -193,7 +193,7 @@ def test_a_volume_is_found_by_name_and_by_id(controller: Controller) -> None:
 def test_a_volume_is_shown_while_its_node_is_down(controller: Controller) -> None:
     controller.create("data", node="n2")
     controller.agents.nodes["n2"].down = True
-    volume, (on_node,) = controller.client.volume("data")
+    volume, (on_node,), _ = controller.client.volume("data")
     assert volume.name == "data"
     assert (on_node.trouble, on_node.report) == ("n2 is down", None)
 
@@ -223,7 +223,7 @@ def test_the_commands_print_tables_for_people(controller: Controller, xlss: Comm
     assert "csi.xlss.io/zone=a" in text
     assert "The store has not been compared" in text
     assert "data  1 GiB  ready  n1    default  thin ext4" in xlss("volumes")[1]
-    assert f"id       {volume}" in xlss("volume", "data")[1]
+    assert f"id       {volume}" in xlss("volume", "show", "data")[1]
     assert "cut   1 GiB  ready" in xlss("snapshots", "--volume", "data")[1]
     assert "2 GiB of 300 GiB" in xlss("nodes")[1]
 
@@ -237,7 +237,7 @@ def test_the_commands_print_json_for_scripts(controller: Controller, xlss: Comma
     (listed,) = xlss.json("volumes", "--node", "n1")
     assert (listed["name"], listed["size_bytes"], listed["id"]) == ("data", GIB, volume)
     assert xlss.json("volumes", "--node", "n2") == []
-    assert xlss.json("volume", "data")["nodes"][0]["report"]["complete"] is True
+    assert xlss.json("volume", "show", "data")["nodes"][0]["report"]["complete"] is True
     assert [one["volume_id"] for one in xlss.json("snapshots")] == [volume]
 
 
@@ -258,6 +258,6 @@ def test_the_exit_code_tells_scripts_that_a_person_should_look(
     code, text = xlss("status")
     assert code == 2
     assert "n2 is down" in text
-    code, text = xlss("volume", "none")
+    code, text = xlss("volume", "show", "none")
     assert code == 1
     assert "there is no volume 'none'" in text

@@ -62,6 +62,15 @@ def test_a_daemon_starts_without_the_libraries_for_people(daemon: str, tmp_path:
     assert f"xlss {daemon}: {tmp_path}/absent.toml: No such file" in result.stderr
 
 
+def test_the_node_opens_its_pools_before_it_loads_grpc() -> None:
+    """Loading it takes as long as opening them does."""
+    code = "import sys, cli.daemons, csi.node.main; print('grpc' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
+
+
 def test_without_a_controller_it_says_which_socket_was_tried(tmp_path: Path) -> None:
     result = xlss("status", "--socket", tmp_path / "none.sock")
     assert result.returncode == 1

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.rpc import csi_pb2 as pb
-from node_agent.interceptors import current_request_id
 from node_agent.logs import LogFormat, set_up_logging
+from node_agent.request_id import current_request_id
 from tests.hostile_calls import Answer, judge, judge_log, send
 from tests.hostile_messages import SECRET, Vocabulary, examples, methods_of, requests, swept
 from tests.unit.controller_driver import BLOCK, GIB, MIB, MOUNT, ControllerDriver, controller_driver

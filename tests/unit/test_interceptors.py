@@ -19,10 +19,9 @@ from node_agent.client import GrpcAgents
 from node_agent.interceptors import (
     ObservedChannel,
     ServerInterceptor,
-    current_request_id,
-    new_request_id,
 )
 from node_agent.messages import loggable
+from node_agent.request_id import current_request_id, new_request_id
 from node_agent.rpc import node_agent_pb2, node_agent_pb2_grpc
 from node_agent.tls import PeerRefused
 from tests.unit.serving import refusal, serving

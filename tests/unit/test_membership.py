@@ -232,13 +232,32 @@ def test_a_sync_target_waits_for_its_source_or_a_person() -> None:
 
 
 def test_the_survivor_stays_alone_until_the_other_is_no_primary() -> None:
-    serving = view(role=Role.PRIMARY, connection=CUT, generations=Generations("g2", "g1"))
+    serving = view(role=Role.PRIMARY, connection=CUT, generations=Generations("g1", "g0"))
     assert does(serving, ONLY_A).do is Do.WAIT
-    assert does(serving, ONLY_A, peer=states(view("b", role=Role.PRIMARY))).do is Do.WAIT
-    assert does(serving, ONLY_A, peer=states(view("b"), revision=8)).do is Do.WAIT
-    assert does(serving, ONLY_A, peer=states(view("b"))).do is Do.CONNECT
+    other = view("b", generations=Generations("g0"))
+    assert does(serving, ONLY_A, peer=states(replace(other, role=Role.PRIMARY))).do is Do.WAIT
+    assert does(serving, ONLY_A, peer=states(other, revision=8)).do is Do.WAIT
+    assert does(serving, ONLY_A, peer=states(other)).do is Do.CONNECT
     assert does(replace(serving, grant=True), ONLY_A).do is Do.REMOVE_GRANT
     assert "only replica" in does(serving, replace(ONLY_A, replicas=("a",))).reason
+
+
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
+def test_the_record_follows_the_generation_before_a_resync_can_make_drbd_forget_the_old_one(
+    role: Role,
+) -> None:
+    record = ONLY_A if role is Role.PRIMARY else replace(ONLY_A, primary="")
+    ahead = view(role=role, connection=CUT, generations=Generations("g2", "g1"))
+    assert does(ahead, record, peer=states(view("b"))).do is Do.ASK_CONFIRM
+
+    confirmed = arbiter.confirm(held(record), states(ahead)).record
+    assert confirmed.generation == "g2"
+    assert does(ahead, confirmed, notes=Notes(confirmed), peer=states(view("b"))).do is Do.CONNECT
+
+    resynced = replace(ahead, connection=Connection.CONNECTED, generations=Generations("g2", "g5"))
+    back = replace(view("b"), generations=Generations("g2", "g5"))
+    both = [states(one, epoch=confirmed.epoch) for one in (resynced, back)]
+    assert arbiter.rejoin(held(confirmed), *both).granted
 
 
 def test_a_replica_outside_comes_back_only_as_a_target() -> None:
@@ -249,6 +268,8 @@ def test_a_replica_outside_comes_back_only_as_a_target() -> None:
     assert does(seen, ONLY_A).do is Do.WAIT
     assert does(seen, ONLY_A, peer=states(replace(complete, suspended=True))).do is Do.WAIT
     assert does(seen, ONLY_A, peer=states(complete)).do is Do.CONNECT
+    handshake = replace(seen, connection=Connection.UNKNOWN, generations=Generations("g9"))
+    assert does(handshake, ONLY_A, peer=states(complete)).do is Do.WAIT
     stray = replace(seen, generations=Generations("g3", "g1"))
     assert does(stray, ONLY_A, peer=states(complete)).do is Do.INVALIDATE
 

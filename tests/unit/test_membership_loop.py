@@ -73,6 +73,7 @@ class ScriptedSide:
         self.views: dict[str, View] = {}
         self.done: list[tuple[str, str]] = []
         self.failing: set[str] = set()
+        self.present = True  # whether the node has anything of the volumes
         self.hanging: dict[str, threading.Event] = {}
 
     def view(self, assignment: Assignment) -> View:
@@ -88,6 +89,9 @@ class ScriptedSide:
         self._note(do.value, assignment)
         volume_id = assignment.volume_id
         self.views[volume_id] = replace(self.views[volume_id], **CHANGES[do])  # type: ignore[arg-type]
+
+    def has_replica(self, volume_id: str) -> bool:
+        return self.present
 
     def names(self, volume_id: str) -> list[str]:
         return [name for volume, name in self.done if volume == volume_id]
@@ -119,7 +123,6 @@ class World:
         self.side = ScriptedSide()
         self.notes = NoteBook(folder)
         self.loop = MembershipLoop(
-            self.arbiter,
             self.side,
             self.notes,
             threads=2,
@@ -157,7 +160,7 @@ def test_an_assigned_volume_is_served_once_the_arbiter_has_permitted_it(
     make: Callable[..., World],
 ) -> None:
     world = make("v")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.loop.require_primary("v", 10.0)
 
     assert world.side.names("v") == ["attach", "connect", "flush", "promote"]
@@ -168,7 +171,7 @@ def test_an_assigned_volume_is_served_once_the_arbiter_has_permitted_it(
 
 def test_a_frozen_primary_goes_on_when_it_is_permitted_to(make: Callable[..., World]) -> None:
     world = make("v")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.loop.require_primary("v", 10.0)
     world.side.done.clear()
     # The peer's agent has said nothing since: it must not be connected to.
@@ -183,7 +186,7 @@ def test_a_frozen_primary_goes_on_when_it_is_permitted_to(make: Callable[..., Wo
 
 def test_without_an_arbiter_a_frozen_primary_is_not_resumed(make: Callable[..., World]) -> None:
     world = make("v")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.loop.require_primary("v", 10.0)
     world.side.done.clear()
     world.arbiter.lost = True
@@ -198,7 +201,7 @@ def test_without_an_arbiter_a_frozen_primary_is_not_resumed(make: Callable[..., 
 def test_a_failed_flush_costs_the_permission(make: Callable[..., World]) -> None:
     world = make("v")
     world.side.failing.add("flush")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     with pytest.raises(errors.Unavailable, match="published here: flush hangs"):
         world.loop.require_primary("v", 0.5)
     assert world.arbiter.assigned["v"].held.record.active == ""
@@ -211,7 +214,7 @@ def test_a_failed_flush_costs_the_permission(make: Callable[..., World]) -> None
 def test_a_permission_is_asked_for_anew_after_a_failure(make: Callable[..., World]) -> None:
     world = make("v")
     world.side.failing.add("promote")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.until(lambda: world.side.names("v").count("promote") >= 3)
 
     names = [name for name in world.side.names("v") if name in ("flush", "promote")]
@@ -221,7 +224,7 @@ def test_a_permission_is_asked_for_anew_after_a_failure(make: Callable[..., Worl
 def test_one_volume_that_hangs_keeps_no_other_from_its_turn(make: Callable[..., World]) -> None:
     world = make("stuck", "v")
     world.side.hanging["stuck"] = threading.Event()
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.loop.require_primary("v", 10.0)
 
     assert world.loop.decision("stuck") is None
@@ -239,7 +242,7 @@ def test_a_store_that_is_older_than_the_notes_permits_nothing(make: Callable[...
         return Answer(False, world.arbiter.assigned[volume].held, "read it again")
 
     world.arbiter.ask = refuse  # type: ignore[method-assign]
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.until(lambda: len(asked) >= 2)
 
     assert set(asked) == {Do.REPORT}
@@ -249,7 +252,7 @@ def test_a_store_that_is_older_than_the_notes_permits_nothing(make: Callable[...
 def test_a_change_is_acted_on_as_soon_as_it_is_told(make: Callable[..., World]) -> None:
     world = make("v", look_seconds=3600.0)
     assigned, world.arbiter.assigned = world.arbiter.assigned, {}
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.until(lambda: world.arbiter.changed)
     for present in (assigned, {}, assigned):
         world.arbiter.assigned = dict(present)
@@ -266,8 +269,27 @@ def test_a_change_is_acted_on_as_soon_as_it_is_told(make: Callable[..., World]) 
 def test_what_is_seen_is_told_again_after_a_volume_was_gone(make: Callable[..., World]) -> None:
     """The arbiter's client forgets what it was told of volumes that are gone."""
     world = make("v")
-    world.loop.start()
+    world.loop.start(world.arbiter)
     world.loop.require_primary("v", 10.0)
     told = world.arbiter.told["v"]
     world.arbiter.told.clear()
     world.until(lambda: world.arbiter.told.get("v") == told)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_notes_go_with_the_replica_and_not_with_the_assignment(
+    make: Callable[..., World], present: bool
+) -> None:
+    world = make("v", "other")
+    world.loop.start(world.arbiter)
+    world.loop.require_primary("v", 10.0)
+    world.side.present = present
+    world.arbiter.assigned = {"other": world.arbiter.assigned["other"]}
+    assert world.arbiter.changed is not None
+    world.arbiter.changed()
+    world.until(lambda: not world.decided("v"))
+    if present:
+        world.loop.require_primary("other", 10.0)
+    else:
+        world.until(lambda: world.notes.of("v") == Notes())
+    assert (world.notes.of("v") == Notes()) is not present

@@ -17,9 +17,10 @@ from cluster.reconcile import Reconciler
 from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind, Store
 from cluster.volumes import CreateRequest, Volumes
-from csi.controller.metrics import ClusterCollector, ObservedStore
+from csi.controller.metrics import ClusterCollector, ObservedStore, ReplicationCollector
 from node_agent.metrics import Metrics
 from node_agent.volume_metrics import NodeCollector
+from recovery.arbiter import Arbiter
 from tests.unit.fake_agent import GIB, FakeAgents
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
@@ -34,6 +35,7 @@ def controller(tmp_path: Path) -> Iterator[Metrics]:
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
     metrics.register(ClusterCollector(store, pools, reconciler))
+    metrics.register(ReplicationCollector(Arbiter(store, lambda volume_id: "")))
     spec = VolumeSpec("default", filesystem="ext4")
     volume = Volumes(store, agents, pools, locks).create(
         CreateRequest("data", spec, IoLimits(), GIB, 0, None, (), ())
@@ -60,7 +62,11 @@ def node(directory: Path) -> Metrics:
 
 
 def names(metrics: Metrics) -> set[str]:
-    return {family.name for family in metrics.registry.collect() if family.name.startswith("xlss_")}
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in metrics.registry.collect()
+        if family.name.startswith("xlss_")
+    }
 
 
 def test_the_page_and_the_processes_agree(controller: Metrics, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.agents import Health, PoolReport, VolumeReport
+from cluster.agents import Health, PoolReport, ReplicaReport, VerifyReport, VolumeReport
 from node_agent import volume_metrics
 from node_agent.metrics import Metrics
 from node_agent.volume_metrics import MountedUsage, NodeCollector
@@ -82,3 +82,31 @@ def test_a_hanging_file_system_takes_neither_scrapes_nor_threads(
         assert usage.look() == {}
     finally:
         goes_on.set()
+
+
+def test_a_replica_is_shown_with_its_states(tmp_path: Path) -> None:
+    replica = ReplicaReport(
+        "Primary",
+        "UpToDate",
+        "DUnknown",
+        "WFConnection",
+        frozen="the other replica was lost",
+        out_of_sync_bytes=4096,
+        verify=VerifyReport(1234.5, 0),
+    )
+    volumes = [
+        VolumeReport("va", 1 << 30, "p", "", True, True, True, replica=replica),
+        VolumeReport("vb", 1 << 30, "p", "", True, True, True),
+    ]
+    metrics = Metrics("node")
+    metrics.register(NodeCollector("n1", list, lambda: volumes, lambda: 0, dict))
+    text = metrics.text().decode()
+    states = 'connection="WFConnection",disk="UpToDate",peer_disk="DUnknown",role="Primary"'
+    assert states in text
+    assert 'xlss_replica_frozen{volume="va"} 1.0' in text
+    assert 'xlss_replica_in_sync{volume="va"} 0.0' in text
+    assert 'xlss_replica_out_of_sync_bytes{volume="va"} 4096.0' in text
+    assert 'xlss_replica_verified_timestamp_seconds{volume="va"} 1234.5' in text
+    assert 'xlss_replica_verify_out_of_sync_bytes{volume="va"} 0.0' in text
+    assert 'xlss_replica_resync_total_bytes{volume="va"}' not in text
+    assert 'xlss_replica_frozen{volume="vb"}' not in text

@@ -76,6 +76,9 @@ class _Backing:
     def metadata_made(self, volume_id: str) -> None:
         raise AssertionError("it was made before")
 
+    def is_there(self, volume_id: str) -> bool:
+        return True
+
 
 class _Nobody:
     """``Eviction`` where nobody has the volume open."""

@@ -1,0 +1,128 @@
+"""Online comparison of replicas: by a person's word, and of each volume from time to time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+
+from cluster.agents import VERIFY, Agents, VolumeReport, ask_all
+from cluster.errors import ClusterError, Refused, Unavailable
+from cluster.memberships import Memberships
+from cluster.model import Phase, Volume
+from cluster.records import volume_table
+from cluster.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class Verification:
+    """``interval_seconds`` between two comparisons of a volume; 0: only by a person's word.
+
+    ``round_seconds``: between two looks at whose turn it is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        *,
+        interval_seconds: float,
+        round_seconds: float = 60.0,
+    ) -> None:
+        self._table = volume_table(store)
+        self._memberships = Memberships(store)
+        self._agents = agents
+        self._interval_seconds = interval_seconds
+        self._round_seconds = round_seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
+
+    def start(self) -> None:
+        """Begin the rounds, if there are any."""
+        if self._interval_seconds:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Waits for a round that is under way. With the agents' channels closed it ends at once."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def verify(self, volume_id: str) -> str:
+        """Begin it; returns the node that compares. Raises NotFound, Refused, Unavailable."""
+        volume = self._table.ready(volume_id).item
+        held = self._memberships.find(volume_id)
+        if volume.replication is None or held is None:
+            raise Refused(f"volume {volume.name} is not replicated: there is nothing to compare")
+        record = held.record
+        if len(record.replicas) < 2 or set(record.members) != set(record.replicas):
+            raise Refused(
+                f"volume {volume.name}: only {', '.join(record.members)} is in sync: it can be "
+                "verified once both replicas are"
+            )
+        node = record.primary if record.primary in record.members else record.members[0]
+        self._agents.agent(node).verify_volume(volume_id)
+        return node
+
+    def look(self) -> None:
+        """One round: begin what is due, one comparison a node at a time."""
+        volumes = [
+            entry.item
+            for entry in self._table.list()[0]
+            if entry.item.replication is not None and entry.item.phase is Phase.READY
+        ]
+        nodes = {node for volume in volumes for node in volume.nodes}
+        inventories = ask_all(self._agents, nodes, lambda _, agent: agent.inventory())
+        reports = {
+            (node, report.id): report
+            for node, answer in inventories.items()
+            if not isinstance(answer, ClusterError)
+            for report in answer.volumes
+        }
+        busy = {
+            node
+            for (node, _), report in reports.items()
+            if report.replica is not None and report.replica.activity
+        }
+        for volume in sorted(volumes, key=lambda one: _verified_at(one, reports)):
+            due = time.time() - _verified_at(volume, reports) >= self._interval_seconds
+            if not due or not busy.isdisjoint(volume.nodes) or not _ready(volume, reports):
+                continue
+            try:
+                self.verify(volume.id)
+            except (Refused, Unavailable) as error:
+                _log.info("volume %s is not verified now: %s", volume.id, error)
+            else:
+                busy.update(volume.nodes)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._round_seconds):
+            try:
+                self.look()
+            except Exception:
+                # Whatever it is, the next round may go better.
+                _log.exception("whose turn it is to be verified could not be found out")
+
+
+def _verified_at(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> float:
+    """When the newest finished comparison ended, by its node's clock; 0 where there is none."""
+    found = [reports.get((node, volume.id)) for node in volume.nodes]
+    verified = [one.replica.verify for one in found if one is not None and one.replica is not None]
+    return max(
+        (one.finished_at for one in verified if one is not None and not one.trouble), default=0.0
+    )
+
+
+def _ready(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> bool:
+    found: Collection[VolumeReport | None] = [
+        reports.get((node, volume.id)) for node in volume.nodes
+    ]
+    return all(
+        one is not None
+        and one.replica is not None
+        and one.replica.in_sync
+        and one.replica.activity != VERIFY
+        for one in found
+    )

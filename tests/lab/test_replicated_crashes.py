@@ -1,0 +1,291 @@
+"""Whatever step an agent or the controller dies at, a replicated volume loses and leaves nothing.
+
+A volume's whole life is lived again and again. In the n-th life the victim dies, in each of the
+operations, at the n-th step that it takes from the operation's begin on: all its steps count, also
+those of the membership loop, which runs beside the calls and is not the same each time. So this
+ends with the life in which no operation has an n-th step any more. Odd lives die before the step
+and even ones after it, which is before the next: between two steps nothing is changed.
+
+After each death the victim is started again and the call repeated, as Kubernetes does, until it
+succeeds; then everything has to come to rest with the data that were written before.
+
+All of that takes hours. Without XLSS_EVERY_STEP=1 a few lives are drawn for each victim, with a
+step of its own for each operation: their seed is printed, and XLSS_SEED gives it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from lab.deployment import Deployment, Pool
+from lab.lab import Lab
+from lab.node import MIB
+from lab.replica_states import stored
+from tests.lab.calls import Calls
+from tests.lab.crashing import CONTROLLER, Assassin
+from tests.lab.replicated import ONE, SIZE, TWO, Service
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000)]
+
+EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
+SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))
+# A death at a random step of each of the seven operations in each of them: about 40 of some 700
+# in a run, and so all of them in the runs of some weeks.
+LIVES = 1
+MORE_STEPS = 400
+# What is left of a half-made volume is removed in the background.
+LEAVING_SECONDS = 30.0
+REMAINS = "/run/remains.sock"
+KINDS: dict[str, dict[str, str]] = {
+    "thin ext4": {"filesystem": "ext4"},
+    "thick block": {"provision": "thick"},
+}
+
+
+_OURS = ("vol-", "meta-", "snap-")
+
+
+@dataclass
+class Life:
+    """One volume, from its making to its end."""
+
+    cluster: Deployment
+    assassin: Assassin
+    victim: str  # SERVER, PEER or CONTROLLER
+    options: dict[str, str]
+    name: str
+    made: Service | None = None
+    deaths: list[str] = field(default_factory=list)
+
+    @property
+    def service(self) -> Service:
+        assert self.made is not None
+        return self.made
+
+
+SERVER, PEER = "server", "peer"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``act`` is what the victim dies in, and repeated by itself; ``before`` it nobody dies.
+
+    ``server`` is the node that serves, or is to serve; ``peer`` the other one, "" if it is off.
+    """
+
+    act: Callable[[Life], None]
+    rest: Callable[[Life], None]
+    before: Callable[[Life], None] = lambda life: None
+    server: str = ONE
+    peer: str = TWO
+
+    def victim(self, role: str) -> str:
+        return {SERVER: self.server, PEER: self.peer}.get(role, role)
+
+
+def _create(life: Life) -> None:
+    life.made = Service(life.cluster, name=life.name, **life.options)  # type: ignore[arg-type]
+
+
+def _write(life: Life) -> None:
+    service = life.service
+    assert service.writer is None
+    writer = service.writer = service.records.start(service.node(ONE), service.device)
+    writer.wait_for(30)
+
+
+def _expand(life: Life) -> None:
+    service = life.service
+    service.repeat("expand it", lambda: life.cluster.controller().expand(service.id, 2 * SIZE))
+    path = service.device.removesuffix("/records")
+    service.repeat(
+        "expand what is in it",
+        lambda: life.cluster.node(ONE).expand(service.id, path, 2 * SIZE, staging=service.staging),
+    )
+
+
+def _power_on(life: Life) -> None:
+    life.cluster.wait_for_agent(ONE)
+    life.service.until_in_sync()
+
+
+def _boot(life: Life) -> None:
+    """Its agent is started, armed, by `_run`."""
+    life.cluster.nodes[ONE].start()
+
+
+def _in_use(node: str, *, both: bool = True) -> Callable[[Life], None]:
+    def rest(life: Life) -> None:
+        service = life.service
+        if both:
+            service.until_in_sync()
+        service.until(f"primary on {node}", lambda: service.role(node) == "Primary")
+        if service.writer is not None:
+            service.writer.wait_for(10)
+
+    return rest
+
+
+def _unused(life: Life) -> None:
+    service = life.service
+    service.until_in_sync()
+    service.until("no primary", lambda: {service.role(n) for n in (ONE, TWO)} == {"Secondary"})
+
+
+def _gone(life: Life) -> None:
+    """What is left is looked at after each life."""
+
+
+# In this order; each goes on from where the one before it came to rest.
+OPERATIONS = {
+    "create": Operation(_create, _unused),
+    "serve": Operation(lambda life: life.service.serve(ONE), _in_use(ONE)),
+    "expand": Operation(_expand, _in_use(ONE), before=_write),
+    "fail over": Operation(
+        lambda life: life.service.fail_over(TWO),
+        _in_use(TWO, both=False),
+        before=lambda life: life.service.power_off(ONE),
+        server=TWO,
+        peer="",
+    ),
+    "return": Operation(_power_on, _in_use(TWO), before=_boot, server=TWO, peer=ONE),
+    "withdraw": Operation(
+        lambda life: life.service.withdraw(),
+        _unused,
+        before=lambda life: life.service.stop(),
+        server=TWO,
+        peer=ONE,
+    ),
+    "check": Operation(lambda life: life.service.check(), lambda life: None, peer=""),
+    "delete": Operation(lambda life: life.service.delete(), _gone),
+}
+UNHARMED = ("check",)
+
+
+def _run(life: Life, name: str, step: int, when: str) -> int:
+    """One operation; returns how many steps its victim took, 0 where there is no such victim."""
+    operation = OPERATIONS[name]
+    operation.before(life)
+    victim = operation.victim(life.victim)
+    spared = not victim or name in UNHARMED
+    if not spared:
+        life.assassin.arm(victim, step, when)
+    if operation.before is _boot:
+        life.cluster.spawn_agent(ONE)
+    operation.act(life)
+    operation.rest(life)
+    if spared:
+        return 0
+    taken = life.assassin.steps(victim)
+    if step and life.assassin.disarm(victim):
+        life.deaths.append(f"{name}: {victim} {when} {taken[step - 1]}")
+        if victim == CONTROLLER:
+            life.cluster.wait_for_controller()
+        else:
+            life.cluster.wait_for_agent(victim)
+        operation.rest(life)
+    elif not step:
+        life.assassin.disarm(victim)
+    return len(taken)
+
+
+class Scene:
+    """Two nodes and a controller, all of whose steps can be counted."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._nodes = lab.add_nodes((ONE, TWO), disks=(1024 * MIB,), memory=384 * MIB)
+        # Thick replicas grow in what the thin pool leaves.
+        pools = (Pool(settings={"thin_size": "50%"}),)
+        self.cluster = Deployment(lab, self._nodes, pools=pools, replication=True, name="crashes")
+        self.assassin = Assassin(lab, self.cluster)
+        self.cluster.start()
+        call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
+        code = f"from tests.lab.stories.remains import serve_remains; {call}"
+        self._remains = {node.name: Calls(node, code, REMAINS) for node in self._nodes}
+        self.lives = 0
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.kill()
+        self.cluster.close()
+        for node in self._nodes:
+            self._lab.remove_node(node)
+
+    def left(self) -> dict[str, Any]:
+        """Everything that a life could leave behind."""
+        found: dict[str, Any] = {"records": stored(self.cluster)}
+        for name, remains in self._remains.items():
+            node = self.cluster.nodes[name]
+            seen = remains.call()
+            state = self.cluster.folder / "state" / name
+            found[name] = {
+                "volumes": [v[0] for v in seen["logical volumes"] if v[0].startswith(_OURS)],
+                "devices": [one for one in seen["devices"] if one[0].startswith("xlss-")],
+                "mounts": seen["mounts"],
+                "replicas": node.sh("grep cs: /proc/drbd | grep -v Unconfigured || true").text,
+                "files": node.sh("find /run/xlss/drbd -type f || true").text,
+                "notes": sorted(str(path) for path in state.rglob("*.json")),
+            }
+        return found
+
+    def live(self, victim: str, kind: str, steps: dict[str, int], when: str) -> dict[str, int]:
+        """One life; returns how many steps each operation had. Raises with all its deaths."""
+        self.lives += 1
+        life = Life(self.cluster, self.assassin, victim, KINDS[kind], f"life-{self.lives}")
+        taken = {}
+        doing = ""
+        try:
+            for doing in OPERATIONS:
+                taken[doing] = _run(life, doing, steps.get(doing, 0), when)
+        except Exception as error:
+            error.add_note(f"in {doing!r} of {victim}, {kind}, seed {SEED}: {when} {steps}")
+            error.add_note(f"died before: {life.deaths}")
+            raise
+        told = f"seed {SEED}, {when} {steps}, died: {life.deaths}"
+        sys.stdout.write(f"{told}\n")
+        until = time.monotonic() + LEAVING_SECONDS
+        while (left := self.left()) != self.empty:
+            differing = [
+                (key, left[key], was) for key, was in self.empty.items() if left[key] != was
+            ]
+            assert time.monotonic() < until, (told, differing)
+            time.sleep(1.0)
+        return taken
+
+    empty: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def scene(lab: Lab) -> Iterator[Scene]:
+    scene = Scene(lab)
+    scene.empty = scene.left()
+    yield scene
+    scene.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("victim", [SERVER, PEER, CONTROLLER])
+def test_no_step_is_one_to_die_at(scene: Scene, victim: str, kind: str) -> None:
+    if not EVERY_STEP:
+        draw = random.Random(f"{SEED} {victim} {kind}")
+        counted = scene.live(victim, kind, {}, "trace")
+        for _ in range(LIVES):
+            steps = {name: draw.randint(1, count) for name, count in counted.items() if count}
+            scene.live(victim, kind, steps, draw.choice(("before", "after")))
+        return
+    for n in range(1, MORE_STEPS):
+        steps = dict.fromkeys(OPERATIONS, n)
+        before = scene.live(victim, kind, steps, "before")
+        after = scene.live(victim, kind, steps, "after")
+        if max(*before.values(), *after.values()) < n:
+            return
+    raise AssertionError(f"there is no end to the steps: {MORE_STEPS}")
