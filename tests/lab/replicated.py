@@ -151,6 +151,7 @@ class Service:
                 capability=self.capability,
                 parameters={"replicas": "2", **parameters},
                 nodes=[{NODE: node} for node in self.nodes],
+                preferred=[{NODE: node} for node in self.nodes],
             )
 
         self.repeat("create it", create, time.monotonic() + SERVING)
@@ -376,6 +377,8 @@ class Service:
         for name in self.nodes:
             lines.append(f"{name}: {self.drbd(name)}")
             with suppress(LabError, KeyError):
+                generations = ["drbdsetup", "get-gi", str(self.minor)]
+                lines.append(f"    {self.node(name).run(generations, check=False).text}")
                 log = self.cluster.agent(name).log(timeout=5.0).splitlines()
                 lines += [f"    {line}" for line in log if self.id in line][-6:]
         return "\n".join(lines)
