@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000)]
 
 EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
 SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))
-# A death at a random step of each of the seven operations in each of them: about 40 of some 700
-# in a run, and so all of them in the runs of some weeks.
+# A death at a random step of each of seven operations, for each victim and kind. A third of all
+# steps, of which there are hundreds, would take far longer than all other tests together.
 LIVES = 1
 MORE_STEPS = 400
 # What is left of a half-made volume is removed in the background.
