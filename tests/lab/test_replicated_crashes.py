@@ -225,7 +225,7 @@ class Scene:
             node = self.cluster.nodes[name]
             seen = remains.call()
             state = self.cluster.folder / "state" / name
-            found[name] = {
+            of_node: dict[str, Any] = {
                 "volumes": [v[0] for v in seen["logical volumes"] if v[0].startswith(_OURS)],
                 "devices": [one for one in seen["devices"] if one[0].startswith("xlss-")],
                 "mounts": seen["mounts"],
@@ -233,6 +233,7 @@ class Scene:
                 "files": node.sh("find /run/xlss/drbd -type f || true").text,
                 "notes": sorted(str(path) for path in state.rglob("*.json")),
             }
+            found |= {f"{name} {key}": value for key, value in of_node.items()}
         return found
 
     def live(self, victim: str, kind: str, steps: dict[str, int], when: str) -> dict[str, int]:
@@ -255,7 +256,7 @@ class Scene:
             differing = [
                 (key, left[key], was) for key, was in self.empty.items() if left[key] != was
             ]
-            assert time.monotonic() < until, (told, differing)
+            assert time.monotonic() < until, f"{told}, left: {differing}"
             time.sleep(1.0)
         return taken
 
