@@ -81,7 +81,7 @@ class Operation:
     ``server`` is the node that serves, or is to serve; ``peer`` the other one, "" if it is off.
     """
 
-    act: Callable[[Life], None]
+    act: Callable[[Life], object]
     rest: Callable[[Life], None]
     before: Callable[[Life], None] = lambda life: None
     server: str = ONE
