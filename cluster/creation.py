@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cluster.agents import Agents, PoolReport, ask_all
+from cluster.clones import CloneCuts
 from cluster.errors import (
     AlreadyExists,
     Busy,
     ClusterError,
+    Conflict,
     InvalidArgument,
     NoSpace,
     NotFound,
@@ -31,6 +33,7 @@ from cluster.errors import (
     Unsupported,
 )
 from cluster.identifiers import Kind, key_of_name, new_id
+from cluster.locks import ObjectLocks
 from cluster.model import (
     IoLimits,
     LayoutKind,
@@ -66,12 +69,13 @@ class CreateRequest:
 class VolumeMaker:
     """The caller holds the volume's lock."""
 
-    def __init__(self, store: Store, agents: Agents, pools: PoolLedger) -> None:
+    def __init__(self, store: Store, agents: Agents, pools: PoolLedger, locks: ObjectLocks) -> None:
         self._volumes = volume_table(store)
         self._snapshots = snapshot_table(store)
         self._agents = agents
         self._pools = pools
         self._replicas = ReplicaRecords(store)
+        self._cuts = CloneCuts(store, agents, locks)
 
     def make(self, request: CreateRequest) -> Volume:
         """The volume of that name, whatever an earlier call has left of it.
@@ -86,11 +90,13 @@ class VolumeMaker:
             entry = None
         if entry is None:
             volume = self._new_volume(request)
-            return self._place(None, volume, request, {})
+            if not self._cuts.needed(volume):
+                return self._place(None, volume, request, {})
+            entry = self._volumes.create(volume)
         self._require_same(entry.item, request)
-        if entry.item.phase is Phase.READY:
-            return entry.item
-        return self._go_on(entry, request)
+        made = entry.item if entry.item.phase is Phase.READY else self._go_on(entry, request)
+        self._cuts.drop(made)
+        return made
 
     def remove(self, entry: Entry[Volume]) -> None:
         """Delete the volume on every node that may have parts of it, then its record.
@@ -114,6 +120,7 @@ class VolumeMaker:
             raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
         if volume.spec.replicas > 1:
             self._replicas.dissolve(volume)
+        self._cuts.drop(volume)
         self._volumes.delete(entry)
 
     def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
@@ -154,8 +161,6 @@ class VolumeMaker:
         size = request.required_bytes
         if request.source is not None:
             source = self._find_source(request.source)
-            if source.spec.replicas > 1:
-                raise Unsupported("a replicated volume cannot be cloned or restored yet")
             _require_fit(source.spec, spec)
             size = max(size, source.size_bytes)
             if request.limit_bytes and size > request.limit_bytes:
@@ -174,6 +179,12 @@ class VolumeMaker:
             limit_bytes=request.limit_bytes,
             created_at=time.time(),
         )
+
+    def _source_of(self, volume: Volume) -> Volume | Snapshot | None:
+        """What its replicas are made of. Raises NotFound."""
+        if volume.source is None:
+            return None
+        return self._cuts.find(volume) or self._find_source(volume.source)
 
     def _find_source(self, source: Source) -> Volume | Snapshot:
         """Raises NotFound."""
@@ -201,6 +212,24 @@ class VolumeMaker:
     def _go_on(self, entry: Entry[Volume], request: CreateRequest) -> Volume:
         """Go on where an earlier call left off: on the same nodes, unless one is down."""
         refused: dict[str, str] = {}
+        if self._cuts.needed(entry.item):
+            entry = self._cut_anew(entry, refused)
+        with self._cuts.kept(entry.item):
+            return self._go_on_with(entry, request, refused)
+
+    def _cut_anew(self, entry: Entry[Volume], refused: dict[str, str]) -> Entry[Volume]:
+        """Another cut to make the clone of, where nothing is left of what was made of the last."""
+        try:
+            return self._cuts.renew(self._withdraw(entry, refused))
+        except (Unavailable, Busy, Conflict):
+            raise
+        except ClusterError:
+            self._give_up(entry)
+            raise
+
+    def _go_on_with(
+        self, entry: Entry[Volume], request: CreateRequest, refused: dict[str, str]
+    ) -> Volume:
         nodes = entry.item.nodes
         permitted = any(self._pools.permitted(node, request.requisite) for node in nodes)
         if permitted and all(node in self._agents.names() for node in nodes):
@@ -231,8 +260,9 @@ class VolumeMaker:
     ) -> Volume:
         """Choose nodes and make it there; where one turns out to be too full, on others."""
         while True:
-            if entry is not None and entry.item.spec.replicas > 1:
+            if entry is not None and (entry.item.spec.replicas > 1 or entry.item.cut):
                 entry = self._withdraw(entry, refused)
+                volume = entry.item
             try:
                 placement = self._placement(volume, request)
                 reservations = self._pools.reserve(placement, refused)
@@ -266,9 +296,8 @@ class VolumeMaker:
         return self._volumes.update(entry, nodes=(), leftovers=left)
 
     def _placement(self, volume: Volume, request: CreateRequest) -> PlacementRequest:
-        source_nodes = None
-        if volume.source is not None:
-            source_nodes = self._find_source(volume.source).nodes
+        source = self._source_of(volume)
+        source_nodes = None if source is None else source.nodes
         return PlacementRequest(
             volume.id,
             volume.size_bytes,
@@ -286,7 +315,8 @@ class VolumeMaker:
         if volume.spec.replicas > 1:
             places = [(node, self._pools.replication_address(node)) for node in nodes]
             known = volume if entry is None else entry.item
-            changes["replication"] = self._replicas.plan(known, places)
+            equal = known.begins_equal(nodes, self._source_of(known))
+            changes["replication"] = self._replicas.plan(known, places, equal=equal)
         if entry is None:
             return self._volumes.create(replace(volume, **changes))  # type: ignore[arg-type]
         before = dict.fromkeys((*entry.item.leftovers, *entry.item.nodes))
@@ -339,7 +369,7 @@ class VolumeMaker:
             replication = entry.item.replication
             assert replication is not None
             places = [(place.node, place.address) for place in replication.places]
-            planned = self._replicas.plan(entry.item, places)
+            planned = self._replicas.plan(entry.item, places, equal=replication.equal)
             entry = self._volumes.update(entry, replication=planned)
         self._replicas.establish(entry.item)
         return entry
@@ -355,8 +385,6 @@ def _require_supported(request: CreateRequest) -> None:
     spec = request.spec
     if spec.replicas not in (1, 2):
         raise Unsupported(f"{spec.replicas} replicas: only 1 or 2 are supported")
-    if spec.replicas == 2 and request.source is not None:
-        raise Unsupported("a replicated volume cannot be filled from a snapshot or volume yet")
     if spec.replicas == 2 and spec.layout.kind is not LayoutKind.LINEAR:
         raise Unsupported(f"layout {spec.layout.kind} is not supported with 2 replicas yet")
 

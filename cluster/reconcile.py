@@ -114,7 +114,7 @@ class Reconciler:
         self._groups = group_table(store)
         self._memberships = Memberships(store)
         self._slots = Slots(store)
-        self._maker = VolumeMaker(store, agents, pools)
+        self._maker = VolumeMaker(store, agents, pools, locks)
         self._remover = SnapshotRemover(store, agents)
         self._group_workflows = Groups(store, agents, locks)
         self._one_run = threading.Lock()

@@ -72,7 +72,7 @@ class Volumes:
         self._agents = agents
         self._pools = pools
         self._locks = locks
-        self._maker = VolumeMaker(store, agents, pools)
+        self._maker = VolumeMaker(store, agents, pools, locks)
 
     def create(self, request: CreateRequest) -> Volume:
         """As ``VolumeMaker.make``; idempotent by name."""

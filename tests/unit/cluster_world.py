@@ -116,6 +116,7 @@ class World:
                 there = self.nodes.nodes[node].volumes[volume.id]
                 assert there.complete
                 assert there.record.replication == volume.replication
+                assert there.record.cut == volume.cut
                 assert there.record.limits == volume.limits
         pairs = {volume.id: volume for volume in volumes if volume.replication}
         assert {volume for volume, _ in Memberships(self.store).list()[0]} == set(pairs)

@@ -13,7 +13,7 @@ import pytest
 from cluster.errors import NoSpace, Refused, Unavailable, Unsupported
 from cluster.membership import Membership
 from cluster.memberships import Memberships
-from cluster.model import Source, SourceKind, Volume, VolumeSpec
+from cluster.model import Volume, VolumeSpec
 from cluster.reconcile import DifferenceKind
 from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
@@ -300,17 +300,6 @@ def test_a_pair_grows_only_while_both_nodes_are_there(tmp_path: Path) -> None:
 
 def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
     world = pair_world(tmp_path)
-    volume = world.create(spec=THIN_PAIR)
-    source = Source(SourceKind.VOLUME, volume.id)
-    with pytest.raises(Unsupported, match="snapshots of replicated volumes"):
-        world.snapshots.create("cut", volume.id)
-    with pytest.raises(Unsupported, match="snapshots of replicated volumes"):
-        world.groups.create("all", [volume.id])
-    with pytest.raises(Unsupported, match="cannot be cloned or restored yet"):
-        world.create("clone", THIN, source=source)
-    single = world.create("single", THIN)
-    with pytest.raises(Unsupported, match="cannot be filled"):
-        world.create("clone", THIN_PAIR, source=Source(SourceKind.VOLUME, single.id))
     with pytest.raises(Unsupported, match="3 replicas: only 1 or 2"):
         world.create("three", replace(THIN, replicas=3))
     world.check_settled()
