@@ -224,7 +224,9 @@ class VolumeMaker:
         except (Unavailable, Busy, Conflict):
             raise
         except ClusterError:
-            self._give_up(entry)
+            current = self._volumes.find(entry.key)  # it names the cut by now
+            if current is not None:
+                self._give_up(current)
             raise
 
     def _go_on_with(
