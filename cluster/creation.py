@@ -48,6 +48,7 @@ from cluster.model import (
 from cluster.placement import PlacementRequest, in_words
 from cluster.pools import PoolLedger
 from cluster.records import Entry, snapshot_table, volume_table
+from cluster.removal import VolumeRemover
 from cluster.replicas import ReplicaRecords
 from cluster.store import Store
 
@@ -76,6 +77,7 @@ class VolumeMaker:
         self._pools = pools
         self._replicas = ReplicaRecords(store)
         self._cuts = CloneCuts(store, agents, locks)
+        self._remover = VolumeRemover(store, agents, self._cuts)
 
     def make(self, request: CreateRequest) -> Volume:
         """The volume of that name, whatever an earlier call has left of it.
@@ -86,7 +88,12 @@ class VolumeMaker:
         """
         entry = self._volumes.find(key_of_name(Kind.VOLUME, request.name))
         if entry is not None and entry.item.phase is Phase.DELETING:
-            self.remove(entry)
+            left = self._remover.remove(entry)
+            if left:
+                raise Unavailable(
+                    f"a former volume {entry.item.id} of that name is left on {', '.join(left)}:"
+                    " repeat when that is back, or take another name"
+                )
             entry = None
         if entry is None:
             volume = self._new_volume(request)
@@ -97,31 +104,6 @@ class VolumeMaker:
         made = entry.item if entry.item.phase is Phase.READY else self._go_on(entry, request)
         self._cuts.drop(made)
         return made
-
-    def remove(self, entry: Entry[Volume]) -> None:
-        """Delete the volume on every node that may have parts of it, then its record.
-
-        Raises Unavailable when a node cannot be reached, and Refused when the volume is in use
-        there: then it is as it was before.
-        """
-        if entry.item.phase is Phase.READY:
-            entry = self._volumes.update(entry, phase=Phase.DELETING)
-        volume = entry.item
-        failures = self._delete_on(volume.id, (*volume.nodes, *volume.leftovers))
-        refusal = next((error for error in failures.values() if isinstance(error, Refused)), None)
-        if refusal is not None:
-            if volume.phase is Phase.DELETING:
-                self._volumes.update(entry, phase=Phase.READY)
-            raise refusal
-        if failures:
-            left = tuple(failures)
-            if volume.phase is Phase.CREATING and (volume.nodes or volume.leftovers != left):
-                self._volumes.update(entry, nodes=(), leftovers=left)
-            raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
-        if volume.spec.replicas > 1:
-            self._replicas.dissolve(volume)
-        self._cuts.drop(volume)
-        self._volumes.delete(entry)
 
     def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
         """Remove half-made parts on other nodes than the volume's own, where they answer.
@@ -137,21 +119,8 @@ class VolumeMaker:
         """The leftovers that remain."""
         silent = set(self._pools.troubled())
         asked = tuple(node for node in volume.leftovers if node not in silent)
-        failures = self._delete_on(volume.id, asked)
+        failures = self._remover.delete_on(volume.id, asked)
         return tuple(node for node in volume.leftovers if node in silent or node in failures)
-
-    def _delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
-        """The nodes where it may still be, and why. A node that is not configured is no more."""
-        answers = ask_all(
-            self._agents,
-            dict.fromkeys(nodes),
-            lambda _, agent: agent.delete_volume(volume_id),
-        )
-        return {
-            node: answer
-            for node, answer in answers.items()
-            if answer is not None and not isinstance(answer, NotFound)
-        }
 
     def _new_volume(self, request: CreateRequest) -> Volume:
         spec = request.spec
@@ -288,7 +257,7 @@ class VolumeMaker:
         """
         volume = entry.item
         places = tuple(dict.fromkeys((*volume.nodes, *volume.leftovers)))
-        failures = self._delete_on(volume.id, places)
+        failures = self._remover.delete_on(volume.id, places)
         self._replicas.memberships.delete(volume.id)
         for node in failures:
             refused[node] = f"half-made parts of it remain there ({failures[node]})"
@@ -379,7 +348,7 @@ class VolumeMaker:
     def _give_up(self, entry: Entry[Volume]) -> None:
         """Remove what was made. What cannot be reached is left to the reconcile loop."""
         with suppress(Unavailable, Refused):
-            self.remove(entry)
+            self._remover.remove(entry)
 
 
 def _require_supported(request: CreateRequest) -> None:
@@ -400,7 +369,3 @@ def _require_fit(source: VolumeSpec, spec: VolumeSpec) -> None:
     ):
         if theirs != ours:
             raise InvalidArgument(f"the source has {what} {str(theirs)!r}, not {str(ours)!r}")
-
-
-def _texts(failures: Mapping[str, ClusterError]) -> str:
-    return "; ".join(f"{node}: {error}" for node, error in failures.items())
