@@ -248,7 +248,9 @@ class NodeVolumes:
                 f"{kind} {source.label.id} has another file system, access type or encryption"
                 " than the volume that is to be made of it"
             )
-        if wanted.size_bytes < volume_bytes(source, spec):
+        # One replica may have grown alone: what is beyond the others was never written.
+        longer = spec.replicas > 1 and _can_share(source, wanted)
+        if wanted.size_bytes < volume_bytes(source, spec) and not longer:
             raise OutOfRange(
                 f"{wanted.size_bytes} bytes are less than the {volume_bytes(source, spec)} bytes"
                 f" of {kind} {source.label.id}"
