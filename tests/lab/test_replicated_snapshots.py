@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.csi_client import mount
+from lab.deployment import Pool
+from lab.node import MIB
 from lab.records import differing, hashes
 from lab.replica_states import stored
 from tests.lab.replicated import KUBELET, NODE, ONE, OTHER, SIZE, TWO, Group, Service
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
+# Room for thick volumes and the snapshots of thick ones beside the thin pool.
+DISKS = (1024 * MIB,)
+POOLS = (Pool(settings={"thin_size": "512MiB"}),)
 _REPETITIONS = 50
 _LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 
@@ -140,6 +145,21 @@ def test_a_thick_copy_is_synced(service: Service) -> None:
     with copied(service, source={"clone": service.id}, provision="thick") as copy:
         nothing_differs(copy)
         serves(copy, before)
+
+
+def test_a_copy_of_a_thick_volume_is_synced(group: Group) -> None:
+    with group.service(provision="thick") as service:
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        before = service.records.journal()
+        snapshot = cut(service, "cut")
+        writer.wait_for(20)
+        judge(service, snapshot, before)
+        with copied(service, source={"snapshot": snapshot.snapshot_id}) as copy:
+            nothing_differs(copy)
+            serves(copy, before)
+        remove(service, snapshot)
+        service.check()
 
 
 def test_one_replica_has_what_a_node_that_never_staged_it_holds(group: Group) -> None:

@@ -131,6 +131,15 @@ class World:
         )
 
 
+def leave_set(world: World, volume: Volume, node: str) -> None:
+    """The arbiter takes that replica out of the in-sync set."""
+    memberships = Memberships(world.store)
+    held = memberships.find(volume.id)
+    assert held is not None
+    record = replace(held.record, members=held.record.others(node), epoch=held.record.epoch + 1)
+    memberships.write(volume.id, record, held.revision)
+
+
 def three_nodes(size: int = 10 * GIB) -> FakeAgents:
     pool = FakePool((size,), thin_limit=size)
     return FakeAgents(

@@ -21,6 +21,7 @@ from tests.unit.cluster_world import (
     THIN_PAIR,
     World,
     fails,
+    leave_set,
     no_faults,
     on,
     three_nodes,
@@ -48,12 +49,15 @@ def cloned(world: World, volume: Volume, spec: object = THIN_PAIR, **fields: obj
     return world.create("copy", spec, source=source, **fields)  # type: ignore[arg-type]
 
 
-def leave_set(world: World, volume: Volume, node: str) -> None:
-    memberships = Memberships(world.store)
-    held = memberships.find(volume.id)
-    assert held is not None
-    record = replace(held.record, members=held.record.others(node), epoch=held.record.epoch + 1)
-    memberships.write(volume.id, record, held.revision)
+def half_made(world: World, origin: Volume) -> Volume:
+    """The record of a clone after a call that has made the first replica only."""
+    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), node=origin.nodes[1]))
+    with pytest.raises(Unavailable):
+        cloned(world, origin)
+    world.nodes.set_fault(no_faults)
+    record = world.record("copy")
+    assert record is not None
+    return record
 
 
 def is_equal(volume: Volume) -> bool:
@@ -163,12 +167,7 @@ def test_a_source_that_is_being_published_is_cloned_later(world: World) -> None:
 def test_both_replicas_are_of_one_cut_when_the_first_attempt_made_one_only(world: World) -> None:
     """The origin is written meanwhile: a replica of a later cut would have other blocks."""
     origin = world.create("origin", THIN_PAIR)
-    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), node=origin.nodes[1]))
-    with pytest.raises(Unavailable):
-        cloned(world, origin)
-    first = world.record("copy")
-    assert first is not None
-    world.nodes.set_fault(no_faults)
+    first = half_made(world, origin)
     world.restart()
     copy = cloned(world, origin)
     assert copy.cut == first.cut
@@ -178,12 +177,7 @@ def test_both_replicas_are_of_one_cut_when_the_first_attempt_made_one_only(world
 
 def test_a_cut_that_was_given_up_takes_what_was_made_of_it_along(world: World) -> None:
     origin = world.create("origin", THIN_PAIR)
-    world.nodes.set_fault(fails("create_volume", Unavailable("lost"), node=origin.nodes[1]))
-    with pytest.raises(Unavailable):
-        cloned(world, origin)
-    first = world.record("copy")
-    assert first is not None
-    world.nodes.set_fault(no_faults)
+    first = half_made(world, origin)
     (cut,) = snapshot_table(world.store).list()[0]
     snapshot_table(world.store).update(cut, phase=Phase.DELETING)
     copy = cloned(world, origin)
