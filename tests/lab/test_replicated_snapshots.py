@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 # Room for thick volumes and the snapshots of thick ones beside the thin pool.
 DISKS = (1024 * MIB,)
-POOLS = (Pool(settings={"thin_size": "512MiB"}),)
+POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
 _REPETITIONS = 50
 _LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 
@@ -106,7 +106,7 @@ def nothing_differs(copy: Service) -> None:
     assert re.search(r"\boos:0\b", numbers), numbers
 
 
-@pytest.mark.parametrize("filesystem", ["", "ext4"])
+@pytest.mark.parametrize("filesystem", ["", "ext4", "btrfs"])
 @pytest.mark.parametrize("kind", ["snapshot", "clone"])
 def test_a_copy_is_the_same_on_both_nodes(group: Group, kind: str, filesystem: str) -> None:
     with group.service(filesystem=filesystem) as service:
