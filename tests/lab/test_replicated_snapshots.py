@@ -30,6 +30,7 @@ DISKS = (1024 * MIB,)
 POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
 _REPETITIONS = 50
 _LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
+_IS_THIN = "lvs --noheadings -o pool_lv {name} | grep -q '[^ ]'"
 
 
 def cut(service: Service, name: str) -> pb.Snapshot:
@@ -46,15 +47,19 @@ def remove(service: Service, snapshot: pb.Snapshot) -> None:
 
 @contextmanager
 def visible(service: Service, snapshot: pb.Snapshot) -> Iterator[str]:
-    """The snapshot's own device, at the same path on both nodes."""
+    """The snapshot's own device, at the same path on both nodes.
+
+    That of a thick volume is there whenever its origin is, and goes with it only.
+    """
     name = f"vg0/snap-{snapshot.snapshot_id}"
+    change = f"{_LVM} {_IS_THIN.format(name=name)} || exit 0; lvm lvchange -q"
     try:
         for node in service.nodes:
-            service.node(node).sh(f"{_LVM} lvchange -q -ay -K {name}")
+            service.node(node).sh(f"{change} -ay -K {name}")
         yield f"/dev/{name}"
     finally:
         for node in service.nodes:
-            service.node(node).sh(f"{_LVM} lvchange -q -an {name}")
+            service.node(node).sh(f"{change} -an {name}")
 
 
 def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
