@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.model import Provision
 from lab.csi_client import mount
 from lab.deployment import Pool
 from lab.node import MIB
 from lab.records import differing, hashes
-from lab.replica_states import stored
+from lab.replica_states import stored, stored_volume
 from tests.lab.replicated import KUBELET, NODE, ONE, OTHER, SIZE, TWO, Group, Service
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ DISKS = (1024 * MIB,)
 POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
 _REPETITIONS = 50
 _LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
-_IS_THIN = "lvs --noheadings -o pool_lv {name} | grep -q '[^ ]'"
 
 
 def cut(service: Service, name: str) -> pb.Snapshot:
@@ -52,14 +52,15 @@ def visible(service: Service, snapshot: pb.Snapshot) -> Iterator[str]:
     That of a thick volume is there whenever its origin is, and goes with it only.
     """
     name = f"vg0/snap-{snapshot.snapshot_id}"
-    change = f"{_LVM} {_IS_THIN.format(name=name)} || exit 0; lvm lvchange -q"
+    thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
+    nodes = service.nodes if thin else ()
     try:
-        for node in service.nodes:
-            service.node(node).sh(f"{change} -ay -K {name}")
+        for node in nodes:
+            service.node(node).sh(f"{_LVM} lvchange -q -ay -K {name}")
         yield f"/dev/{name}"
     finally:
-        for node in service.nodes:
-            service.node(node).sh(f"{change} -an {name}")
+        for node in nodes:
+            service.node(node).sh(f"{_LVM} lvchange -q -an {name}")
 
 
 def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
