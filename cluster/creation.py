@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cluster.agents import Agents, PoolReport, ask_all
+from cluster.clones import CloneCuts
 from cluster.errors import (
     AlreadyExists,
     Busy,
     ClusterError,
+    Conflict,
     InvalidArgument,
     NoSpace,
     NotFound,
@@ -31,6 +33,7 @@ from cluster.errors import (
     Unsupported,
 )
 from cluster.identifiers import Kind, key_of_name, new_id
+from cluster.locks import ObjectLocks
 from cluster.model import (
     IoLimits,
     LayoutKind,
@@ -45,6 +48,7 @@ from cluster.model import (
 from cluster.placement import PlacementRequest, in_words
 from cluster.pools import PoolLedger
 from cluster.records import Entry, snapshot_table, volume_table
+from cluster.removal import VolumeRemover
 from cluster.replicas import ReplicaRecords
 from cluster.store import Store
 
@@ -66,12 +70,14 @@ class CreateRequest:
 class VolumeMaker:
     """The caller holds the volume's lock."""
 
-    def __init__(self, store: Store, agents: Agents, pools: PoolLedger) -> None:
+    def __init__(self, store: Store, agents: Agents, pools: PoolLedger, locks: ObjectLocks) -> None:
         self._volumes = volume_table(store)
         self._snapshots = snapshot_table(store)
         self._agents = agents
         self._pools = pools
         self._replicas = ReplicaRecords(store)
+        self._cuts = CloneCuts(store, agents, locks)
+        self._remover = VolumeRemover(store, agents, self._cuts)
 
     def make(self, request: CreateRequest) -> Volume:
         """The volume of that name, whatever an earlier call has left of it.
@@ -82,39 +88,22 @@ class VolumeMaker:
         """
         entry = self._volumes.find(key_of_name(Kind.VOLUME, request.name))
         if entry is not None and entry.item.phase is Phase.DELETING:
-            self.remove(entry)
+            left = self._remover.remove(entry)
+            if left:
+                raise Unavailable(
+                    f"a former volume {entry.item.id} of that name is left on {', '.join(left)}:"
+                    " repeat when that is back, or take another name"
+                )
             entry = None
         if entry is None:
             volume = self._new_volume(request)
-            return self._place(None, volume, request, {})
+            if not self._cuts.needed(volume):
+                return self._place(None, volume, request, {})
+            entry = self._volumes.create(volume)
         self._require_same(entry.item, request)
-        if entry.item.phase is Phase.READY:
-            return entry.item
-        return self._go_on(entry, request)
-
-    def remove(self, entry: Entry[Volume]) -> None:
-        """Delete the volume on every node that may have parts of it, then its record.
-
-        Raises Unavailable when a node cannot be reached, and Refused when the volume is in use
-        there: then it is as it was before.
-        """
-        if entry.item.phase is Phase.READY:
-            entry = self._volumes.update(entry, phase=Phase.DELETING)
-        volume = entry.item
-        failures = self._delete_on(volume.id, (*volume.nodes, *volume.leftovers))
-        refusal = next((error for error in failures.values() if isinstance(error, Refused)), None)
-        if refusal is not None:
-            if volume.phase is Phase.DELETING:
-                self._volumes.update(entry, phase=Phase.READY)
-            raise refusal
-        if failures:
-            left = tuple(failures)
-            if volume.phase is Phase.CREATING and (volume.nodes or volume.leftovers != left):
-                self._volumes.update(entry, nodes=(), leftovers=left)
-            raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
-        if volume.replication is not None:
-            self._replicas.dissolve(volume)
-        self._volumes.delete(entry)
+        made = entry.item if entry.item.phase is Phase.READY else self._go_on(entry, request)
+        self._cuts.drop(made)
+        return made
 
     def remove_leftovers(self, entry: Entry[Volume]) -> Entry[Volume]:
         """Remove half-made parts on other nodes than the volume's own, where they answer.
@@ -131,21 +120,8 @@ class VolumeMaker:
         # A replica that is on its way out is in both until the membership record is without it.
         kept = {*self._pools.troubled(), *volume.nodes}
         asked = tuple(node for node in volume.leftovers if node not in kept)
-        failures = self._delete_on(volume.id, asked)
+        failures = self._remover.delete_on(volume.id, asked)
         return tuple(node for node in volume.leftovers if node in kept or node in failures)
-
-    def _delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
-        """The nodes where it may still be, and why. A node that is not configured is no more."""
-        answers = ask_all(
-            self._agents,
-            dict.fromkeys(nodes),
-            lambda _, agent: agent.delete_volume(volume_id),
-        )
-        return {
-            node: answer
-            for node, answer in answers.items()
-            if answer is not None and not isinstance(answer, NotFound)
-        }
 
     def _new_volume(self, request: CreateRequest) -> Volume:
         spec = request.spec
@@ -155,8 +131,6 @@ class VolumeMaker:
         size = request.required_bytes
         if request.source is not None:
             source = self._find_source(request.source)
-            if source.spec.replicas > 1:
-                raise Unsupported("a replicated volume cannot be cloned or restored yet")
             _require_fit(source.spec, spec)
             size = max(size, source.size_bytes)
             if request.limit_bytes and size > request.limit_bytes:
@@ -175,6 +149,12 @@ class VolumeMaker:
             limit_bytes=request.limit_bytes,
             created_at=time.time(),
         )
+
+    def _source_of(self, volume: Volume) -> Volume | Snapshot | None:
+        """What its replicas are made of. Raises NotFound."""
+        if volume.source is None:
+            return None
+        return self._cuts.find(volume) or self._find_source(volume.source)
 
     def _find_source(self, source: Source) -> Volume | Snapshot:
         """Raises NotFound."""
@@ -202,6 +182,26 @@ class VolumeMaker:
     def _go_on(self, entry: Entry[Volume], request: CreateRequest) -> Volume:
         """Go on where an earlier call left off: on the same nodes, unless one is down."""
         refused: dict[str, str] = {}
+        if self._cuts.needed(entry.item):
+            entry = self._cut_anew(entry, refused)
+        with self._cuts.kept(entry.item):
+            return self._go_on_with(entry, request, refused)
+
+    def _cut_anew(self, entry: Entry[Volume], refused: dict[str, str]) -> Entry[Volume]:
+        """Another cut to make the clone of, where nothing is left of what was made of the last."""
+        try:
+            return self._cuts.renew(self._withdraw(entry, refused))
+        except (Unavailable, Busy, Conflict):
+            raise
+        except ClusterError:
+            current = self._volumes.find(entry.key)  # it names the cut by now
+            if current is not None:
+                self._give_up(current)
+            raise
+
+    def _go_on_with(
+        self, entry: Entry[Volume], request: CreateRequest, refused: dict[str, str]
+    ) -> Volume:
         nodes = entry.item.nodes
         permitted = any(self._pools.permitted(node, request.requisite) for node in nodes)
         if permitted and all(node in self._agents.names() for node in nodes):
@@ -232,8 +232,9 @@ class VolumeMaker:
     ) -> Volume:
         """Choose nodes and make it there; where one turns out to be too full, on others."""
         while True:
-            if entry is not None and entry.item.spec.replicas > 1:
+            if entry is not None and (entry.item.spec.replicas > 1 or entry.item.cut):
                 entry = self._withdraw(entry, refused)
+                volume = entry.item
             try:
                 placement = self._placement(volume, request)
                 reservations = self._pools.reserve(placement, refused)
@@ -257,7 +258,7 @@ class VolumeMaker:
         """
         volume = entry.item
         places = tuple(dict.fromkeys((*volume.nodes, *volume.leftovers)))
-        failures = self._delete_on(volume.id, places)
+        failures = self._remover.delete_on(volume.id, places)
         self._replicas.memberships.delete(volume.id)
         for node in failures:
             refused[node] = f"half-made parts of it remain there ({failures[node]})"
@@ -267,9 +268,8 @@ class VolumeMaker:
         return self._volumes.update(entry, nodes=(), leftovers=left)
 
     def _placement(self, volume: Volume, request: CreateRequest) -> PlacementRequest:
-        source_nodes = None
-        if volume.source is not None:
-            source_nodes = self._find_source(volume.source).nodes
+        source = self._source_of(volume)
+        source_nodes = None if source is None else source.nodes
         return PlacementRequest(
             volume.id,
             volume.size_bytes,
@@ -287,7 +287,8 @@ class VolumeMaker:
         if volume.spec.replicas > 1:
             places = [(node, self._pools.replication_address(node)) for node in nodes]
             known = volume if entry is None else entry.item
-            changes["replication"] = self._replicas.plan(known, places)
+            equal = known.begins_equal(nodes, self._source_of(known))
+            changes["replication"] = self._replicas.plan(known, places, equal=equal)
         if entry is None:
             return self._volumes.create(replace(volume, **changes))  # type: ignore[arg-type]
         before = dict.fromkeys((*entry.item.leftovers, *entry.item.nodes))
@@ -340,7 +341,7 @@ class VolumeMaker:
             replication = entry.item.replication
             assert replication is not None
             places = [(place.node, place.address) for place in replication.places]
-            planned = self._replicas.plan(entry.item, places)
+            planned = self._replicas.plan(entry.item, places, equal=replication.equal)
             entry = self._volumes.update(entry, replication=planned)
         self._replicas.establish(entry.item)
         return entry
@@ -348,7 +349,7 @@ class VolumeMaker:
     def _give_up(self, entry: Entry[Volume]) -> None:
         """Remove what was made. What cannot be reached is left to the reconcile loop."""
         with suppress(Unavailable, Refused):
-            self.remove(entry)
+            self._remover.remove(entry)
 
 
 def _require_supported(request: CreateRequest) -> None:
@@ -356,8 +357,6 @@ def _require_supported(request: CreateRequest) -> None:
     spec = request.spec
     if spec.replicas not in (1, 2):
         raise Unsupported(f"{spec.replicas} replicas: only 1 or 2 are supported")
-    if spec.replicas == 2 and request.source is not None:
-        raise Unsupported("a replicated volume cannot be filled from a snapshot or volume yet")
     if spec.replicas == 2 and spec.layout.kind is not LayoutKind.LINEAR:
         raise Unsupported(f"layout {spec.layout.kind} is not supported with 2 replicas yet")
 
@@ -371,7 +370,3 @@ def _require_fit(source: VolumeSpec, spec: VolumeSpec) -> None:
     ):
         if theirs != ours:
             raise InvalidArgument(f"the source has {what} {str(theirs)!r}, not {str(ours)!r}")
-
-
-def _texts(failures: Mapping[str, ClusterError]) -> str:
-    return "; ".join(f"{node}: {error}" for node, error in failures.items())

@@ -14,7 +14,7 @@ import json
 import logging
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
 from typing import Any, Self, TypeVar
@@ -157,6 +157,7 @@ class Volume:
     nodes: tuple[str, ...] = ()  # nodes that hold a replica
     limits: IoLimits = IoLimits()
     source: Source | None = None
+    cut: str = ""  # the snapshot that was cut to make a clone of: what agents read as its source
     limit_bytes: int = 0  # the most that the request allowed; 0 is no limit
     published: tuple[Publication, ...] = ()
     leftovers: tuple[str, ...] = ()  # nodes on which half-made parts may remain
@@ -164,12 +165,24 @@ class Volume:
     replication: Replication | None = None  # None: one replica, and no DRBD
 
     @property
-    def begins_equal(self) -> bool:
-        """Whether all replicas have the same blocks at creation: then no first sync is needed.
+    def read_from(self) -> Source | None:
+        """What an agent fills it from."""
+        return Source(SourceKind.SNAPSHOT, self.cut) if self.cut else self.source
 
-        New blocks of a thin pool read as zeros on every node.
+    def begins_equal(self, nodes: Collection[str], source: Volume | Snapshot | None) -> bool:
+        """Whether replicas on those nodes have the same blocks at creation: no first sync then.
+
+        New blocks of a thin pool read as zeros on every node. What shares its blocks with a
+        snapshot has what that has, and a snapshot is the same on all its nodes.
         """
-        return self.spec.provision is Provision.THIN and self.source is None
+        if self.spec.provision is not Provision.THIN:
+            return False
+        return self.source is None or (
+            isinstance(source, Snapshot)
+            and source.spec.provision is Provision.THIN
+            and source.spec.pool == self.spec.pool
+            and set(nodes) <= set(source.nodes)
+        )
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,7 @@ class Snapshot:
     nodes: tuple[str, ...] = ()
     group_id: str = ""
     created_at: float = 0.0
+    clone_id: str = ""  # the volume that it was cut to make, and is removed after
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class PlacementRequest:
     spec: VolumeSpec
     requisite: tuple[Segments, ...] = ()  # () is anywhere
     preferred: tuple[Segments, ...] = ()
-    source_nodes: tuple[str, ...] | None = None  # the only ones possible; None without a source
+    # Who has the source: the only ones possible, of two replicas for the first. None without one.
+    source_nodes: tuple[str, ...] | None = None
     beside: tuple[str, ...] = ()  # nodes that have a replica already: the others are to be chosen
 
     @property
@@ -96,8 +97,15 @@ def place(
             tie = hashlib.sha256(f"{request.volume_id}/{node.name}".encode()).digest()
             ranked.append((_preference(request, node), -free, tie, node))
     ordered = [node for *_, node in sorted(ranked, key=lambda entry: entry[:3])]
-    first = _apart(request, ordered, domain_key)
-    if first and not is_requested(request, _topology(_named(ordered, first[0]))):
+    replicas = request.spec.replicas
+    if replicas > 1 and request.source_nodes is not None and not request.beside:
+        first = _beside_source(request, ordered, domain_key)
+        if ordered and not first:
+            refused.append("no node that holds the source can take it")
+            return Choice((), tuple(refused))
+    else:
+        first = _apart(request, ordered, domain_key)
+    if first and not any(is_requested(request, _topology(_named(ordered, n))) for n in first):
         refused.append("no node of the requested topology can take it")
         return Choice((), tuple(refused))
     if ordered and len(first) < request.count:
@@ -140,6 +148,39 @@ def _too_close(
         if theirs and 0 < theirs.block_bytes != _pool(request, node).block_bytes > 0:
             return f": its disks have other logical blocks than those of {other.name}"
     return ""
+
+
+def _beside_source(
+    request: PlacementRequest, ordered: Sequence[NodeView], domain_key: str
+) -> list[str]:
+    """The best pair of nodes, one that has the source first; less than a pair where there is none.
+
+    A pair that has it on both shares its blocks, and needs no first sync.
+    """
+    sources = request.source_nodes or ()
+    holders = [node for node in ordered if node.name in sources]
+    rank = {node.name: number for number, node in enumerate(ordered)}
+    pairs = [
+        (holder, other)
+        for holder in holders
+        for other in ordered
+        if other is not holder
+        and _topology(holder).get(domain_key, "") != _topology(other).get(domain_key, "")
+        and _pool(request, holder).block_bytes == _pool(request, other).block_bytes
+        and any(is_requested(request, _topology(node)) for node in (holder, other))
+    ]
+    if not pairs:
+        return [node.name for node in holders[:1]]
+    best = min(
+        pairs,
+        key=lambda pair: (
+            pair[1].name not in sources,
+            sum(not is_requested(request, _topology(node)) for node in pair),
+            rank[pair[0].name],
+            rank[pair[1].name],
+        ),
+    )
+    return [node.name for node in best]
 
 
 def _pool(request: PlacementRequest, node: NodeView) -> PoolReport:
@@ -280,7 +321,8 @@ def _shortage(free: int, needed: int) -> str:
 def _forbidden(request: PlacementRequest, node: NodeView) -> str:
     if not is_requested(request, _topology(node)) and not _may_exceed(request):
         return "not in the requested topology"
-    if request.source_nodes is not None and node.name not in request.source_nodes:
+    bound = request.source_nodes is not None and request.spec.replicas == 1
+    if bound and node.name not in (request.source_nodes or ()):
         return "does not hold the source"
     return ""
 

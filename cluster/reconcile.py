@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from cluster.agents import Agent, Agents, Inventory, SnapshotReport, VolumeReport, ask_all
+from cluster.clones import CloneCuts
 from cluster.creation import VolumeMaker
 from cluster.errors import Busy, ClusterError
 from cluster.groups import Groups
@@ -30,6 +31,7 @@ from cluster.memberships import Memberships
 from cluster.model import Group, Phase, Snapshot, Volume, volume_from_json
 from cluster.pools import PoolLedger
 from cluster.records import Entry, Table, group_table, snapshot_table, volume_table
+from cluster.removal import VolumeRemover
 from cluster.replicas import Slots, holds_slot
 from cluster.snapshots import SnapshotRemover
 from cluster.store import RecordKind, Store
@@ -114,7 +116,8 @@ class Reconciler:
         self._groups = group_table(store)
         self._memberships = Memberships(store)
         self._slots = Slots(store)
-        self._maker = VolumeMaker(store, agents, pools)
+        self._maker = VolumeMaker(store, agents, pools, locks)
+        self._volume_remover = VolumeRemover(store, agents, CloneCuts(store, agents, locks))
         self._remover = SnapshotRemover(store, agents)
         self._group_workflows = Groups(store, agents, locks)
         self._one_run = threading.Lock()
@@ -233,11 +236,15 @@ class Reconciler:
         match volume.phase:
             case Phase.DELETING:
                 yield from self._finish(
-                    self._volumes, entry, self._maker.remove, DifferenceKind.DELETING, out_of_reach
+                    self._volumes, entry, self._remove_volume, DifferenceKind.DELETING, out_of_reach
                 )
             case Phase.CREATING if self._given_up(entry.key):
                 yield from self._finish(
-                    self._volumes, entry, self._maker.remove, DifferenceKind.HALF_MADE, out_of_reach
+                    self._volumes,
+                    entry,
+                    self._remove_volume,
+                    DifferenceKind.HALF_MADE,
+                    out_of_reach,
                 )
             case Phase.READY:
                 if volume.leftovers:
@@ -368,6 +375,11 @@ class Reconciler:
         left = self._remover.remove(entry)
         if left:
             raise ClusterError(f"snapshot {entry.item.id} is left on {', '.join(left)}")
+
+    def _remove_volume(self, entry: Entry[Volume]) -> None:
+        left = self._volume_remover.remove(entry)
+        if left:
+            raise ClusterError(f"volume {entry.item.id} is left on {', '.join(left)}")
 
     def _remove_leftovers(self, entry: Entry[Volume]) -> None:
         left = self._maker.remove_leftovers(entry).item.leftovers

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from cluster.agents import Agents, Inventory, VolumeReport, ask_all
+from cluster.agents import Agents, Inventory, SnapshotReport, VolumeReport, ask_all
 from cluster.errors import ClusterError, DataLoss, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.model import (
@@ -205,6 +205,9 @@ def _snapshots(inventories: Mapping[str, Inventory], notes: list[Difference]) ->
                 notes.append(Difference(DifferenceKind.UNREADABLE, node, report.id, str(error)))
                 continue
             key = key_of_id(snapshot.id)
+            if key in found and found[key].id == snapshot.id and snapshot.spec.replicas > 1:
+                found[key] = _with_replica(found[key], node, report)
+                continue
             if key in found:
                 text = f"{found[key].id} on {found[key].nodes[0]} has the same name: that was taken"
                 notes.append(Difference(DifferenceKind.CONFLICT, node, snapshot.id, text))
@@ -212,10 +215,23 @@ def _snapshots(inventories: Mapping[str, Inventory], notes: list[Difference]) ->
             found[key] = replace(
                 snapshot,
                 size_bytes=report.size_bytes,
-                phase=Phase.READY if report.complete else Phase.CREATING,
+                # One that was cut to make a clone is removed by the reconcile loop.
+                phase=(
+                    Phase.READY if report.complete and not snapshot.clone_id else Phase.CREATING
+                ),
                 nodes=(node,),
             )
     return list(found.values())
+
+
+def _with_replica(snapshot: Snapshot, node: str, report: SnapshotReport) -> Snapshot:
+    """What is half-made on one node was cut in an attempt that did not finish."""
+    return replace(
+        snapshot,
+        size_bytes=min(snapshot.size_bytes, report.size_bytes),
+        phase=snapshot.phase if report.complete else Phase.CREATING,
+        nodes=(*snapshot.nodes, node),
+    )
 
 
 def _groups(snapshots: list[Snapshot], notes: list[Difference]) -> list[Group]:

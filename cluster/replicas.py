@@ -83,10 +83,12 @@ class ReplicaRecords:
         self.slots = Slots(store)
         self.memberships = Memberships(store)
 
-    def plan(self, volume: Volume, places: Sequence[tuple[str, str]]) -> Replication:
+    def plan(
+        self, volume: Volume, places: Sequence[tuple[str, str]], *, equal: bool
+    ) -> Replication:
         """For replicas on these nodes, at these addresses; the slot is not claimed yet.
 
-        Raises NoSpace when all slots are taken.
+        ``equal``: as ``Replication``. Raises NoSpace when all slots are taken.
         """
         first = self.slots.first(volume.id)
         if volume.replication is not None:  # it may have a slot already, or just missed that one
@@ -98,7 +100,7 @@ class ReplicaRecords:
             minor=FIRST_MINOR + number,
             port=FIRST_PORT + number,
             generation=_new_generation(),
-            equal=volume.begins_equal,
+            equal=equal,
             places=tuple(
                 ReplicaPlace(node, node_id, address)
                 for node_id, (node, address) in enumerate(places)

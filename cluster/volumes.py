@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from cluster.agents import Agents, Health, VolumeReport, ask_all
+from cluster.clones import CloneCuts
 from cluster.creation import CreateRequest, VolumeMaker
 from cluster.errors import (
     AlreadyExists,
@@ -30,6 +31,7 @@ from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Phase, Publication, Volum
 from cluster.placement import in_words
 from cluster.pools import PoolLedger
 from cluster.records import volume_table
+from cluster.removal import VolumeRemover
 from cluster.replicated_state import ReplicatedState, judge
 from cluster.store import Store
 
@@ -73,7 +75,8 @@ class Volumes:
         self._agents = agents
         self._pools = pools
         self._locks = locks
-        self._maker = VolumeMaker(store, agents, pools)
+        self._maker = VolumeMaker(store, agents, pools, locks)
+        self._remover = VolumeRemover(store, agents, CloneCuts(store, agents, locks))
 
     def create(self, request: CreateRequest) -> Volume:
         """As ``VolumeMaker.make``; idempotent by name."""
@@ -92,7 +95,7 @@ class Volumes:
                 return
             if entry.item.published:
                 raise Refused(f"volume {volume_id} is published on {_places(entry.item)}")
-            self._maker.remove(entry)
+            self._remover.remove(entry)
 
     def get(self, volume_id: str) -> Volume:
         """Raises NotFound, also for a volume that is half-made or being deleted."""

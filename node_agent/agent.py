@@ -89,7 +89,14 @@ class NodeAgent:
                 resync_bytes_per_second=config.resync_bytes_per_second,
             )
         self.volumes = NodeVolumes(
-            runner, self.logical, self.devices, cuts, self.locks, self._jobs, self.replicas
+            config.name,
+            runner,
+            self.logical,
+            self.devices,
+            cuts,
+            self.locks,
+            self._jobs,
+            self.replicas,
         )
         self._snapshots = NodeSnapshots(self.volumes, self.logical, cuts, self.locks, self._jobs)
         self.reporter = Reporter(

@@ -73,6 +73,8 @@ class Preparation:
         # The state is that of this node: of a volume with replicas, what it carries tells whether
         # another node has formatted it, also after this one was interrupted over that.
         replicated = record_of(entry).replication is not None
+        # What was made of a source may have blocks, also where it has no file system.
+        fresh = not anew and not replicated and record_of(entry).source is None
         if not anew or replicated:
             found = signature.probe(self._runner, device)
             expected = encryption.SIGNATURE if spec.encrypted else spec.filesystem
@@ -93,7 +95,7 @@ class Preparation:
                 device,
                 spec.filesystem,
                 spec.mkfs_options,
-                reads_zero=entry.thin and not spec.encrypted and not anew and not replicated,
+                reads_zero=entry.thin and not spec.encrypted and fresh,
                 # What an encrypted device shows before it is written is noise.
                 anew=anew or spec.encrypted,
             )

@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from cluster.agents import ReplicaReport
 from cluster.errors import Refused, Unavailable
-from cluster.model import Volume
 from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.errors import HostError, Missing
@@ -99,10 +98,6 @@ class Replicas:
             # Whatever was noted is of a former life of it here: a new record would look older.
             self._notes.remove(data.label.id)
         self._storage.establish(data)
-
-    def begins_complete(self, volume: Volume) -> bool:
-        """Whether the replica here does not get its data from a peer."""
-        return volume.replication is None or self._node in volume.replication.complete
 
     def dissolve(self, data: Entry) -> None:
         """Take DRBD out from under the only replica, also while it is used.

@@ -31,7 +31,7 @@ from cluster.model import (
     to_json,
     volume_from_json,
 )
-from host import block_device, block_worker
+from host import block_device, block_worker, signature
 from host import errors as host
 from host.command import Runner
 from host.lvm.model import LINEAR, Layout, Raid1, Striped
@@ -49,6 +49,7 @@ _log = logging.getLogger(__name__)
 class NodeVolumes:
     def __init__(
         self,
+        node: str,
         runner: Runner,
         volumes: LogicalVolumes,
         devices: Devices,
@@ -57,7 +58,8 @@ class NodeVolumes:
         jobs: Jobs,
         replicas: Replicas | None,
     ) -> None:
-        """``replicas``: None where the node takes none."""
+        """``node``: the name of this one. ``replicas``: None where it takes none."""
+        self._node = node
         self._replicas = replicas
         self._runner = runner
         self._volumes = volumes
@@ -141,7 +143,10 @@ class NodeVolumes:
             elif present.replication is not None:
                 self.require_replicas().dissolve(entry)
             if present != wanted:
-                entry = self._volumes.relabel(entry, replace(entry.label, record=to_json(wanted)))
+                label = replace(entry.label, record=to_json(wanted))
+                if wanted.replication is None and label.state is not State.USED:
+                    label = label.with_state(self._state_by_content(entry, wanted))
+                entry = self._volumes.relabel(entry, label)
             if wanted.replication is None:
                 self._devices.grow(entry)  # DRBD's device may have been shorter
             return entry
@@ -186,7 +191,8 @@ class NodeVolumes:
         if entry is None:
             return None
         present = record_of(entry)
-        if (present.spec, present.source) != (wanted.spec, wanted.source):
+        made = (present.spec, present.source, present.cut)
+        if made != (wanted.spec, wanted.source, wanted.cut):
             raise AlreadyExists(f"volume {wanted.id} is there, made for another request")
         # Killed over a copy, or it failed: what it read may have changed since.
         half_copied = entry.label.state is State.FILLING and wanted.source is not None
@@ -197,7 +203,7 @@ class NodeVolumes:
         return entry
 
     def _made(self, wanted: Volume) -> Entry:
-        source = self._to_copy(wanted)
+        source = self._source(wanted)
         self._require_limit(wanted)
         try:
             if source is not None and _can_share(source, wanted):
@@ -212,6 +218,12 @@ class NodeVolumes:
     def _made_empty(self, wanted: Volume, *, to_fill: bool) -> Entry:
         spec = wanted.spec
         size = wanted.size_bytes + overhead(spec)
+        if not self._begins_complete(wanted):
+            # Whatever is there is synced over before anybody can use it.
+            label = _label(wanted, State.BLANK, unique=wanted.source is None)
+            if spec.provision is Provision.THIN:
+                return self._volumes.create_thin(spec.pool, label, size)
+            return self._volumes.create_thick(spec.pool, label, size, layout_of(spec))
         if spec.provision is Provision.THIN:
             # New blocks of the pool read as zeros: nothing of a former tenant is there to wipe.
             label = _label(wanted, State.FILLING if to_fill else State.BLANK)
@@ -221,26 +233,38 @@ class NodeVolumes:
 
     def _shared(self, wanted: Volume, source: Entry) -> Entry:
         """A thin volume that shares all blocks with its source."""
-        label = _label(wanted, State.USED, unique=False)
+        known = source.label.state is State.USED
+        label = _label(wanted, State.USED if known else State.FILLING, unique=False)
         if source.label.kind is Kind.SNAPSHOT:
-            return self._cuts.take(source, label, read_only=False)
-        with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
-            return self._cuts.cut(source, label, read_only=False)
+            entry = self._cuts.take(source, label, read_only=False)
+        else:
+            with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
+                entry = self._cuts.cut(source, label, read_only=False)
+        return entry if known else self.mark(entry, self._state_by_content(entry, wanted))
 
-    def _to_copy(self, wanted: Volume) -> Entry | None:
-        """As ``_source``; nothing for a replica that gets everything from its peer."""
-        if wanted.replication is not None and not self.require_replicas().begins_complete(wanted):
-            return None
-        return self._source(wanted)
+    def _state_by_content(self, entry: Entry, wanted: Volume) -> State:
+        """Whether it has been formatted, where no label says that.
+
+        The label of a replica, and of what is cut of it, tells what was done on its own node only.
+        """
+        self._volumes.ensure_active(entry)
+        raw = wanted.spec.access is AccessType.BLOCK and not wanted.spec.encrypted
+        used = raw or signature.probe(self._runner, entry.path) is not None
+        return State.USED if used else State.BLANK
+
+    def _begins_complete(self, wanted: Volume) -> bool:
+        """Whether what is made here has the data from the beginning, not from another replica."""
+        return wanted.replication is None or self._node in wanted.replication.complete
 
     def _source(self, wanted: Volume) -> Entry | None:
         """What there is to copy; None also for a source that was never written."""
-        if wanted.source is None:
+        wanted_source = wanted.read_from
+        if wanted_source is None or not self._begins_complete(wanted):
             return None
-        kind = Kind.SNAPSHOT if wanted.source.kind is SourceKind.SNAPSHOT else Kind.VOLUME
-        source = self._volumes.require(kind, wanted.source.id)
+        kind = Kind.SNAPSHOT if wanted_source.kind is SourceKind.SNAPSHOT else Kind.VOLUME
+        source = self._volumes.require(kind, wanted_source.id)
         if source.label.state is State.FILLING:
-            raise Unavailable(f"{kind} {wanted.source.id} is still being filled")
+            raise Unavailable(f"{kind} {source.label.id} is still being filled")
         spec = spec_of(source)
         if (spec.encrypted, spec.access, spec.filesystem) != (
             wanted.spec.encrypted,
@@ -248,15 +272,17 @@ class NodeVolumes:
             wanted.spec.filesystem,
         ):
             raise InvalidArgument(
-                f"{kind} {wanted.source.id} has another file system, access type or encryption"
+                f"{kind} {source.label.id} has another file system, access type or encryption"
                 " than the volume that is to be made of it"
             )
-        if wanted.size_bytes < volume_bytes(source, spec):
+        # One replica may have grown alone: what is beyond the others was never written.
+        longer = spec.replicas > 1 and _can_share(source, wanted)
+        if wanted.size_bytes < volume_bytes(source, spec) and not longer:
             raise OutOfRange(
                 f"{wanted.size_bytes} bytes are less than the {volume_bytes(source, spec)} bytes"
-                f" of {kind} {wanted.source.id}"
+                f" of {kind} {source.label.id}"
             )
-        return source if source.label.state is State.USED else None
+        return source if source.label.state is State.USED or spec.replicas > 1 else None
 
     def _require_limit(self, wanted: Volume) -> None:
         """Before anything is made. Raises OutOfRange."""
@@ -283,7 +309,7 @@ class NodeVolumes:
 
     def _fill(self, entry: Entry, wanted: Volume, wait: float) -> None:
         self._volumes.ensure_active(entry)
-        source = self._to_copy(wanted)
+        source = self._source(wanted)
         if source is not None:
             what = f"copy of {source.label.kind} {source.label.id} to volume {wanted.id}"
             reads = [source.label.id]
@@ -323,7 +349,10 @@ class NodeVolumes:
         if not entry.thin and wanted.spec.access is AccessType.BLOCK:
             block_worker.zero(self._runner, entry.path, copied, begin=source.size_bytes)
         self._remove_scratch(wanted.id)
-        self.mark(entry, State.USED, unique=False)
+        if source.label.state is State.USED:
+            self.mark(entry, State.USED, unique=False)
+        else:
+            self._mark_by_content(entry, wanted)
 
     # Removal
 

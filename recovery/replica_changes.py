@@ -81,7 +81,7 @@ class ReplicaChanges:
         self._volumes = volume_table(store)
         self._replicas = ReplicaRecords(store)
         self._memberships = self._replicas.memberships
-        self._maker = VolumeMaker(store, agents, pools)
+        self._maker = VolumeMaker(store, agents, pools, locks)
         self._agents = agents
         self._pools = pools
         self._locks = locks
@@ -230,7 +230,7 @@ class ReplicaChanges:
         volume = entry.item
         node = present[0]
         places = (present, (added, self._pools.replication_address(added)))
-        planned = replace(self._replicas.plan(volume, places), equal=False)
+        planned = self._replicas.plan(volume, places, equal=False)
         user = next((publication.node for publication in volume.published), "")
         self._memberships.delete(volume.id)
         # The node may have noted a record of a former life of it with two replicas. The epoch of
@@ -312,7 +312,7 @@ class ReplicaChanges:
                     " as in a store that was restored: give one of the two up"
                 )
             places = [(place.node, place.address) for place in replication.places]
-            slot = self._replicas.plan(entry.item, places)
+            slot = self._replicas.plan(entry.item, places, equal=False)
             changed = replace(replication, minor=slot.minor, port=slot.port)
             entry = self._volumes.update(entry, replication=changed)
         return entry

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -122,10 +122,12 @@ class Service:
         provision: str = "",
         nodes: tuple[str, str] = (ONE, TWO),
         name: str = "data",
+        source: Mapping[str, str] | None = None,
     ) -> None:
         """`filesystem` "" is the raw device. `dsync`: the writer's O_DSYNC instead of fsync.
 
-        `pool` and `provision` as in the class; `nodes`: where its replicas are to be.
+        `pool` and `provision` as in the class; `nodes`: where its replicas are to be; `source`: the
+        `snapshot` or `clone` that it is made of.
         """
         self.cluster = cluster
         self.nodes = nodes
@@ -136,14 +138,15 @@ class Service:
         self.records = Records(size=RECORDS)
         self.writer: Writer | None = None
         chosen = {"pool": pool, "provision": provision}
-        self._create(name, {key: value for key, value in chosen.items() if value})
+        parameters = {key: value for key, value in chosen.items() if value}
+        self._create(name, parameters, source or {})
         self.id = self.volume.volume_id
         replication = stored_volume(cluster, self.id).replication
         assert replication is not None
         self.minor = replication.minor
         self.until_in_sync()
 
-    def _create(self, name: str, parameters: dict[str, str]) -> None:
+    def _create(self, name: str, parameters: dict[str, str], source: Mapping[str, str]) -> None:
         def create() -> None:
             self.volume = self.cluster.controller().create(
                 name,
@@ -152,6 +155,7 @@ class Service:
                 parameters={"replicas": "2", **parameters},
                 nodes=[{NODE: node} for node in self.nodes],
                 preferred=[{NODE: node} for node in self.nodes],
+                **source,  # type: ignore[arg-type]
             )
 
         self.repeat("create it", create, time.monotonic() + SERVING)

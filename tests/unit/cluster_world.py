@@ -116,6 +116,7 @@ class World:
                 there = self.nodes.nodes[node].volumes[volume.id]
                 assert there.complete
                 assert there.record.replication == volume.replication
+                assert there.record.cut == volume.cut
                 assert there.record.limits == volume.limits
         pairs = {volume.id: volume for volume in volumes if volume.replication}
         assert {volume for volume, _ in Memberships(self.store).list()[0]} == set(pairs)
@@ -128,6 +129,15 @@ class World:
         assert sorted(cut.id for cut in snapshots if cut.group_id) == sorted(
             member for group in groups for member in group.snapshot_ids
         )
+
+
+def leave_set(world: World, volume: Volume, node: str) -> None:
+    """The arbiter takes that replica out of the in-sync set."""
+    memberships = Memberships(world.store)
+    held = memberships.find(volume.id)
+    assert held is not None
+    record = replace(held.record, members=held.record.others(node), epoch=held.record.epoch + 1)
+    memberships.write(volume.id, record, held.revision)
 
 
 def three_nodes(size: int = 10 * GIB) -> FakeAgents:

@@ -22,7 +22,15 @@ from cluster.agents import (
     ThinPoolReport,
     VolumeReport,
 )
-from cluster.errors import InvalidArgument, NoSpace, NotFound, OutOfRange, Refused, Unavailable
+from cluster.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    OutOfRange,
+    Refused,
+    Unavailable,
+)
 from cluster.model import IoLimits, Provision, Snapshot, Source, SourceKind, Volume, to_json
 from cluster.placement import Footprint, footprint, less, room
 
@@ -169,8 +177,10 @@ class FakeNode:
         with self._mutex:
             name = volume.spec.pool
             if volume.id not in self.volumes:
-                if volume.source is not None:
-                    self._require_source(volume.source)
+                replication = volume.replication
+                complete = replication is None or self.name in replication.complete
+                if volume.read_from is not None and complete:
+                    self._require_source(volume.read_from)
                 if name not in self.pools_of:
                     raise InvalidArgument(f"{self.name} has no pool {name!r}")
                 pool = self.pool(name)
@@ -184,6 +194,8 @@ class FakeNode:
                 taken = footprint(pool, volume.spec, volume.size_bytes)
                 self.volumes[volume.id] = FakeVolume(volume, size, taken, complete)
             present = self.volumes[volume.id]
+            if present.record.read_from != volume.read_from:
+                raise AlreadyExists(f"{self.name} has {volume.id}, made of something else")
             if not present.complete:
                 if self.copies:
                     self.copies -= 1

@@ -173,6 +173,35 @@ def prepare_group(world: World) -> None:
     cut_group(world)
 
 
+def clone_pair(world: World) -> None:
+    origin = world.create("origin", THIN_PAIR)
+    world.snapshots.create("cut", origin.id)
+
+
+def of_cut(world: World) -> Source:
+    return Source(SourceKind.SNAPSHOT, snapshot_id(world))
+
+
+def of_origin(world: World) -> Source:
+    return Source(SourceKind.VOLUME, volume_id(world, "origin"))
+
+
+def is_a_copy(*, equal: bool | None) -> Callable[[World], None]:
+    """``equal``: of two replicas, whether they began with the same blocks."""
+
+    def check(world: World) -> None:
+        volume = world.record()
+        assert volume is not None
+        replication = volume.replication
+        assert (None if replication is None else replication.equal) is equal
+        origin = world.record("origin")
+        assert origin is not None
+        complete = volume.nodes if replication is None else replication.complete
+        assert set(complete) <= set(origin.nodes)
+
+    return check
+
+
 def expand(world: World) -> None:
     assert world.volumes.expand(volume_id(world), 2 * GIB, 0) == 2 * GIB
 
@@ -258,6 +287,44 @@ STORIES = {
         ),
         clone,
         has_volumes(2),
+    ),
+    "snapshot of a pair": Story(
+        lambda world: world.snapshots.create("cut", volume_id(world)),
+        lambda world: world.create(spec=THIN_PAIR),
+        has_snapshots(2),
+    ),
+    "delete a snapshot of a pair": Story(
+        lambda world: world.snapshots.delete(snapshot_id(world)), clone_pair, has_snapshots(0)
+    ),
+    "restore a pair": Story(
+        lambda world: world.create(spec=THIN_PAIR, source=of_cut(world)),
+        clone_pair,
+        is_a_copy(equal=True),
+    ),
+    "restore a pair as one": Story(
+        lambda world: world.create(spec=THIN, source=of_cut(world)),
+        clone_pair,
+        is_a_copy(equal=None),
+    ),
+    "restore a thick pair": Story(
+        lambda world: world.create(spec=THICK_PAIR, source=of_cut(world)),
+        clone_pair,
+        is_a_copy(equal=False),
+    ),
+    "restore one as a pair": Story(
+        lambda world: world.create(spec=THIN_PAIR, source=of_cut(world)),
+        clone,
+        is_a_copy(equal=False),
+    ),
+    "clone a pair": Story(
+        lambda world: world.create(spec=THIN_PAIR, source=of_origin(world)),
+        lambda world: world.create("origin", THIN_PAIR),
+        is_a_copy(equal=True),
+    ),
+    "clone a pair as one": Story(
+        lambda world: world.create(spec=THIN, source=of_origin(world)),
+        lambda world: world.create("origin", THIN_PAIR),
+        is_a_copy(equal=None),
     ),
     "delete": Story(
         lambda world: world.volumes.delete(volume_id(world)),

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import NoSpace, Refused, Unavailable, Unsupported
+from cluster.errors import NoSpace, NotFound, Refused, Unavailable, Unsupported
 from cluster.membership import Membership
 from cluster.memberships import Memberships
-from cluster.model import Source, SourceKind, Volume, VolumeSpec
+from cluster.model import Phase, Volume, VolumeSpec
 from cluster.reconcile import DifferenceKind
 from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
@@ -162,19 +162,6 @@ def test_volumes_that_begin_their_search_at_one_slot(
     world.check_settled()
 
 
-def test_a_node_that_is_down_keeps_a_deletion_and_its_slot(tmp_path: Path) -> None:
-    world = pair_world(tmp_path)
-    volume = world.create(spec=THIN_PAIR)
-    world.nodes.nodes["n2"].down = True
-    with pytest.raises(Unavailable):
-        world.volumes.delete(volume.id)
-    assert len(Slots(world.store).list()) == 1
-    world.nodes.nodes["n2"].down = False
-    world.reconciler.run_once()
-    world.check_settled()
-    assert Slots(world.store).list() == {}
-
-
 def test_another_pair_begins_with_another_generation(tmp_path: Path) -> None:
     """n2 is lost after it has made its half: what it has must not count as the new replica's."""
     world = pair_world(tmp_path)
@@ -298,15 +285,77 @@ def test_a_pair_grows_only_while_both_nodes_are_there(tmp_path: Path) -> None:
     assert world.volumes.expand(volume.id, 2 * GIB, 0) == 2 * GIB
 
 
-def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
+def test_a_node_that_is_down_does_not_hold_up_a_deletion(tmp_path: Path) -> None:
     world = pair_world(tmp_path)
     volume = world.create(spec=THIN_PAIR)
-    source = Source(SourceKind.VOLUME, volume.id)
-    with pytest.raises(Unsupported, match="cannot be cloned or restored yet"):
-        world.create("clone", THIN, source=source)
-    single = world.create("single", THIN)
-    with pytest.raises(Unsupported, match="cannot be filled"):
-        world.create("clone", THIN_PAIR, source=Source(SourceKind.VOLUME, single.id))
+    down, there = (world.nodes.nodes[node] for node in volume.nodes)
+    down.down = True
+    for _ in range(2):  # an answer may be lost
+        world.volumes.delete(volume.id)
+    with pytest.raises(NotFound):
+        world.volumes.get(volume.id)
+    assert not there.volumes
+    left = world.record()
+    assert left is not None
+    assert (left.phase, left.nodes, left.leftovers) == (Phase.DELETING, (), (down.name,))
+    with pytest.raises(Unavailable, match=down.name):  # neither its name nor its slot is free
+        world.create(spec=THIN_PAIR)
+    assert list(Slots(world.store).list().values()) == [volume.id]
+    world.restart()
+    world.reconciler.run_once()
+    assert down.volumes
+    down.down = False
+    world.restart()
+    world.reconciler.run_once()
+    assert world.record() is None
+    world.check_settled()
+
+
+def test_a_deletion_waits_where_no_node_answers(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    for node in volume.nodes:
+        world.nodes.nodes[node].down = True
+    with pytest.raises(Unavailable):
+        world.volumes.delete(volume.id)
+    for node in volume.nodes:
+        world.nodes.nodes[node].down = False
+    world.volumes.delete(volume.id)
+    world.check_settled()
+
+
+def test_a_node_that_left_the_configuration_has_nothing_left_to_delete(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    down = world.nodes.nodes[volume.nodes[0]]
+    down.down = True
+    world.volumes.delete(volume.id)
+    del world.nodes.nodes[down.name]
+    world.restart()
+    world.reconciler.run_once()
+    assert world.record() is None
+    world.check_settled()
+
+
+def test_a_volume_in_use_on_one_node_is_not_ready_again_without_its_other_replica(
+    tmp_path: Path,
+) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    used = world.nodes.nodes[volume.nodes[0]].volumes[volume.id]
+    used.mounts = ("/pod",)
+    with pytest.raises(Refused, match="mounted"):
+        world.volumes.delete(volume.id)
+    left = world.record()
+    assert left is not None
+    assert (left.phase, left.leftovers) == (Phase.DELETING, volume.nodes[:1])
+    used.mounts = ()
+    world.volumes.delete(volume.id)
+    world.check_settled()
+
+
+def test_what_is_not_possible_yet_is_named(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
     with pytest.raises(Unsupported, match="3 replicas: only 1 or 2"):
         world.create("three", replace(THIN, replicas=3))
     world.check_settled()

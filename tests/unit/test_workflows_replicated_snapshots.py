@@ -11,10 +11,10 @@ import pytest
 from cluster.errors import Busy, NotFound, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.memberships import Memberships
-from cluster.model import Phase, Volume
+from cluster.model import Phase
 from cluster.records import snapshot_table
 from cluster.sqlite_store import SqliteStore
-from tests.unit.cluster_world import THIN, THIN_PAIR, World, no_faults, on, three_nodes
+from tests.unit.cluster_world import THIN, THIN_PAIR, World, leave_set, no_faults, on, three_nodes
 
 
 @pytest.fixture
@@ -24,14 +24,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield world
     world.check()
     store.close()
-
-
-def leave_set(world: World, volume: Volume, node: str) -> None:
-    memberships = Memberships(world.store)
-    held = memberships.find(volume.id)
-    assert held is not None
-    record = replace(held.record, members=held.record.others(node), epoch=held.record.epoch + 1)
-    memberships.write(volume.id, record, held.revision)
 
 
 def at(world: World, moment: str, act: object) -> None:

@@ -1,0 +1,237 @@
+"""Snapshots of replicated volumes: of one instant on both nodes, whoever writes meanwhile."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.model import Provision
+from lab.csi_client import mount
+from lab.deployment import Pool
+from lab.node import MIB
+from lab.records import differing, hashes
+from lab.replica_states import stored, stored_volume
+from tests.lab.replicated import KUBELET, NODE, ONE, OTHER, SIZE, TWO, Group, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from csi.rpc import csi_pb2 as pb
+    from lab.record_verdict import Journal
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+# Room for thick volumes and the snapshots of thick ones beside the thin pool.
+DISKS = (1024 * MIB,)
+POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
+_REPETITIONS = 50
+_LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
+
+
+def cut(service: Service, name: str) -> pb.Snapshot:
+    made: list[pb.Snapshot] = []
+    controller = service.cluster.controller()
+    service.repeat("cut it", lambda: made.append(controller.snapshot(service.id, name)))
+    return made[0]
+
+
+def remove(service: Service, snapshot: pb.Snapshot) -> None:
+    controller = service.cluster.controller()
+    service.repeat("delete it", lambda: controller.delete_snapshot(snapshot.snapshot_id))
+
+
+@contextmanager
+def visible(service: Service, snapshot: pb.Snapshot) -> Iterator[str]:
+    """The snapshot's own device, at the same path on both nodes.
+
+    That of a thick volume is there whenever its origin is, and goes with it only.
+    """
+    name = f"vg0/snap-{snapshot.snapshot_id}"
+    thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
+    nodes = service.nodes if thin else ()
+    try:
+        for node in nodes:
+            service.node(node).sh(f"{_LVM} lvchange -q -ay -K {name}")
+        yield f"/dev/{name}"
+    finally:
+        for node in nodes:
+            service.node(node).sh(f"{_LVM} lvchange -q -an {name}")
+
+
+def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
+    """What was acknowledged before is in it, and both nodes have the same."""
+    with visible(service, snapshot) as path:
+        assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
+        verdict = service.records.check(service.node(TWO), path, before)
+        assert verdict.ok, verdict
+
+
+def test_snapshots_are_equal_on_both_nodes_while_it_is_written(service: Service) -> None:
+    writer = service.start(ONE)
+    for number in range(_REPETITIONS):
+        writer.wait_for(5)
+        before = service.records.journal()
+        snapshot = cut(service, f"cut-{number}")
+        writer.wait_for(1)
+        judge(service, snapshot, before)
+        remove(service, snapshot)
+    service.check()
+
+
+@contextmanager
+def copied(service: Service, **options: object) -> Iterator[Service]:
+    """Another volume of two replicas, made of the service's own."""
+    copy = Service(service.cluster, name="copy", **options)  # type: ignore[arg-type]
+    copy.records = service.records
+    yield copy
+    copy.records = type(service.records)()  # its writers are the service's
+    copy.delete()
+
+
+def serves(copy: Service, before: Journal) -> None:
+    """Both nodes serve what was acknowledged before, one after the other."""
+    copy.serve(TWO)
+    for node in (TWO, ONE):
+        if node != TWO:
+            copy.move(node)
+        verdict = copy.records.check(copy.node(node), copy.device, before)
+        assert verdict.ok, (node, verdict)
+
+
+def nothing_differs(copy: Service) -> None:
+    """DRBD compares all blocks of both replicas, and finds them equal."""
+    node = copy.node(ONE)
+    node.sh(f"drbdadm -c /run/xlss/drbd/{copy.id}.res verify {copy.id}")
+    copy.until("verified", lambda: (s := copy.drbd(ONE)) and s.connection == "Connected")
+    numbers = node.sh(f"grep -A 1 '^ *{copy.minor}:' /proc/drbd").text
+    assert re.search(r"\boos:0\b", numbers), numbers
+
+
+@pytest.mark.parametrize("filesystem", ["", "ext4", "btrfs"])
+@pytest.mark.parametrize("kind", ["snapshot", "clone"])
+def test_a_copy_is_the_same_on_both_nodes(group: Group, kind: str, filesystem: str) -> None:
+    with group.service(filesystem=filesystem) as service:
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        before = service.records.journal()
+        source = cut(service, "cut").snapshot_id if kind == "snapshot" else service.id
+        with copied(service, filesystem=filesystem, source={kind: source}) as copy:
+            writer.wait_for(20)
+            nothing_differs(copy)
+            serves(copy, before)
+            nothing_differs(copy)
+        if kind == "snapshot":
+            service.cluster.controller().delete_snapshot(source)
+        assert stored(service.cluster)["snapshot"] == 0
+        writer.wait_for(5)
+
+
+def test_a_copy_on_a_node_without_the_source_is_synced(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    before = service.records.journal()
+    snapshot = cut(service, "cut")
+    source = {"snapshot": snapshot.snapshot_id}
+    with copied(service, source=source, nodes=(TWO, OTHER)) as copy:
+        copy.serve(OTHER)
+        verdict = copy.records.check(copy.node(OTHER), copy.device, before)
+        assert verdict.ok, verdict
+    remove(service, snapshot)
+
+
+def test_a_thick_copy_is_synced(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(50)
+    before = service.records.journal()
+    with copied(service, source={"clone": service.id}, provision="thick") as copy:
+        nothing_differs(copy)
+        serves(copy, before)
+
+
+def test_a_copy_of_a_thick_volume_is_synced(group: Group) -> None:
+    with group.service(provision="thick") as service:
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        before = service.records.journal()
+        snapshot = cut(service, "cut")
+        writer.wait_for(20)
+        judge(service, snapshot, before)
+        with copied(service, source={"snapshot": snapshot.snapshot_id}) as copy:
+            nothing_differs(copy)
+            serves(copy, before)
+        remove(service, snapshot)
+        service.check()
+
+
+def test_one_replica_has_what_a_node_that_never_staged_it_holds(group: Group) -> None:
+    with group.service(filesystem="ext4") as service:
+        service.start(ONE).wait_for(50)
+        before = service.records.journal()
+        snapshot = cut(service, "cut")
+        controller, agent = service.cluster.controller(), service.cluster.node(TWO)
+        capability, staging, target = mount("ext4"), f"{KUBELET}/single", f"{KUBELET}/single-pod"
+        volume = controller.create(
+            "single",
+            SIZE,
+            capability=capability,
+            snapshot=snapshot.snapshot_id,
+            nodes=[{NODE: TWO}],
+        )
+        service.node(TWO).run(["mkdir", "-p", staging])
+        controller.publish(volume.volume_id, TWO, capability)
+        agent.stage(volume, staging, capability)
+        agent.publish(volume, staging, target, capability)
+        verdict = service.records.check(service.node(TWO), f"{target}/records", before)
+        assert verdict.ok, verdict
+        agent.unpublish(volume.volume_id, target)
+        agent.unstage(volume.volume_id, staging)
+        controller.unpublish(volume.volume_id, TWO)
+        controller.delete(volume.volume_id)
+        remove(service, snapshot)
+
+
+def test_an_agent_dies_while_it_holds_the_volume(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    service.pause_agent(TWO)  # it answers nothing: the hold goes on
+    before = service.records.journal()
+    made: list[pb.Snapshot] = []
+    cutting = threading.Thread(target=lambda: made.append(cut(service, "cut")))
+    cutting.start()
+    face = f"dmsetup info -c --noheadings -o suspended xlss-{service.id}"
+    service.until("held", lambda: "Suspended" in service.node(ONE).sh(face).text)
+    service.cluster.stop_agent(ONE, signal.SIGKILL)
+    writer.wait_for(20)  # what held it has let it go
+    service.cluster.start_agent(ONE)
+    service.resume_agent(TWO)
+    cutting.join()
+    judge(service, made[0], before)
+    remove(service, made[0])
+    service.until_in_sync()
+    service.check()
+
+
+def test_a_volume_is_deleted_while_a_node_is_down(service: Service) -> None:
+    service.start(ONE).wait_for(20)
+    service.stop()
+    service.power_off(TWO)
+    service.until_alone(ONE)
+    service.give_up(ONE)
+    controller = service.cluster.controller()
+    agent = service.cluster.node(ONE)
+    agent.unpublish(service.id, service.device)
+    agent.unstage(service.id, service.staging)
+    controller.unpublish(service.id, "")
+    service.repeat("delete it", lambda: controller.delete(service.id))
+    assert service.node(ONE).sh("ls /dev/vg0/ | grep vol- || true").text == ""
+    assert stored(service.cluster)["volume"] == 1
+    service.power_on(TWO)
+    service.until("forgotten", lambda: not stored(service.cluster)["volume"])
+    left = service.node(TWO).sh(f"{_LVM} lvs --noheadings -o lv_name vg0").text
+    assert service.id not in left
+    assert stored(service.cluster)["membership"] == 0
