@@ -352,7 +352,7 @@ class NodeVolumes:
         if source.label.state is State.USED:
             self.mark(entry, State.USED, unique=False)
         else:
-            self._mark_by_content(entry, wanted)
+            self.mark(entry, self._state_by_content(entry, wanted), unique=False)
 
     # Removal
 

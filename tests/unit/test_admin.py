@@ -116,7 +116,8 @@ def xlss(
     controller: Controller, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Command:
     monkeypatch.setenv("XLSS_SOCKET", str(controller.socket))
-    monkeypatch.setenv("COLUMNS", "200")
+    # Its width is that of the moment at which the module was imported, by whichever test.
+    monkeypatch.setattr("cli.output.console.width", 200)
     return Command(capsys)
 
 

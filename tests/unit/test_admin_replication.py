@@ -94,7 +94,8 @@ def xlss(
     site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Command:
     monkeypatch.setenv("XLSS_SOCKET", str(site.socket))
-    monkeypatch.setenv("COLUMNS", "250")
+    # Its width is that of the moment at which the module was imported, by whichever test.
+    monkeypatch.setattr("cli.output.console.width", 250)
     return Command(capsys)
 
 
