@@ -106,7 +106,7 @@ def serves(copy: Service, before: Journal) -> None:
 def nothing_differs(copy: Service) -> None:
     """DRBD compares all blocks of both replicas, and finds them equal."""
     node = copy.node(ONE)
-    node.sh(f"drbdadm -c /run/xlss/drbd/{copy.id}.res verify {copy.id}")
+    node.sh(f"drbdsetup verify {copy.minor}")
     copy.until("verified", lambda: (s := copy.drbd(ONE)) and s.connection == "Connected")
     numbers = node.sh(f"grep -A 1 '^ *{copy.minor}:' /proc/drbd").text
     assert re.search(r"\boos:0\b", numbers), numbers
