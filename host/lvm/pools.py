@@ -86,8 +86,6 @@ class Pools:
     def open(self) -> None:
         """Try to open every pool that is not open. What hinders one is in its status."""
         with self._opening:
-            if self._udev is None:
-                self._udev = udev_answers(self._runner)
             for spec in self.specs:
                 self._try_open(spec)
 
@@ -193,7 +191,9 @@ class Pools:
         return retry is None or retry.is_due()
 
     def _open_group(self, spec: PoolSpec) -> None:
-        directory = GroupDirectory(self._root, spec.volume_group, udev=bool(self._udev))
+        if self._udev is None:
+            self._udev = udev_answers(self._runner, self._root / "udev-answers")
+        directory = GroupDirectory(self._root, spec.volume_group, udev=self._udev)
         members = self._members(spec)
         if members:
             directory.write(_with_absent(spec, members))

@@ -5,26 +5,43 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from host.command import Runner
 from host.errors import CommandFailed, CommandStuck, Missing
+from host.file_replacement import replace_file
 
 log = logging.getLogger("xlss.lvm")
 
 _CONTROL = Path("/run/udev/control")
+_IPC_NAMESPACE = Path("/proc/self/ns/ipc")
 _DEADLINE = 20.0
 
 
-def udev_answers(runner: Runner) -> bool:
+def udev_answers(runner: Runner, remembered: Path) -> bool:
     """Try it with a device of our own.
 
     LVM waits on a semaphore that udevd posts. In a container with an IPC namespace of its own, the
     host's udevd cannot reach that semaphore, and LVM would wait for ever: then LVM has to make the
-    nodes itself. The answer does not change while a process lives.
+    nodes itself. The answer does not change while udevd and this process live. That it does answer
+    is kept in the file ``remembered``, for the next start of the agent: a trial takes a while.
     """
-    if not _CONTROL.exists():
+    try:
+        known = f"{_CONTROL.stat().st_ino} {_IPC_NAMESPACE.readlink()}\n"
+    except OSError:
         return False
+    with suppress(OSError):
+        if remembered.read_text() == known:
+            return True
+    answers = _try(runner)
+    if answers:
+        remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(remembered, known.encode(), 0o600, durable=False)
+    return answers
+
+
+def _try(runner: Runner) -> bool:
     # Several pools may be opened at once, each by a thread of its own.
     name = f"xlss-udev-probe-{os.getpid()}-{threading.get_native_id()}"
     try:

@@ -436,7 +436,9 @@ def test_udevd_is_waited_for_where_one_answers(make_node: Callable[..., Node]) -
         node,
         """
 from host.lvm.udev import udev_answers
-assert udev_answers(runner)
+remembered = Path("/run/xlss/remembered")
+assert udev_answers(runner, remembered)
+assert remembered.exists()
 p = pools(thin(), udev=None)
 assert "udev_sync = 1" in Path("/run/xlss/lvm/vg0/lvm.conf").read_text()
 p.lvm.create_thin("vg0", "thin", "t1", 8 * MIB)
@@ -455,7 +457,7 @@ from host.lvm.udev import udev_answers
 os.kill(udevd, signal.SIGSTOP)
 import host.lvm.udev as udev
 udev._DEADLINE = 3
-assert not udev_answers(runner)
+assert not udev_answers(runner, Path("/run/xlss/never-asked"))
 os.kill(udevd, signal.SIGCONT)
 """,
     )
