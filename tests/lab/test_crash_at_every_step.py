@@ -130,7 +130,7 @@ class Scene:
 
 
 def _comparable(line: str) -> str:
-    line = re.sub(r"xlss\.record\.[^,|]*,?", "", line)
+    line = re.sub(r"xlss\.z?record\.[^,|]*,?", "", line)
     line = re.sub(r"\b([vsg])[0-9a-f]{28}\b", r"<\1>", line)
     line = re.sub(r"253:\d+", "253:N", line)
     return line.strip().rstrip(",")
