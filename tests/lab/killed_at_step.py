@@ -119,7 +119,8 @@ def _only_reads(name: str, arguments: tuple[Any, ...]) -> bool:
     if name == "host.dm_ioctl.call":
         dm_ioctl = importlib.import_module("host.dm_ioctl")
         return arguments[0] in {getattr(dm_ioctl, reading) for reading in _READING_IOCTLS}
-    commands = [argument for argument in arguments[:2] if isinstance(argument, (list, tuple))]
+    lists = [argument for argument in arguments[:2] if isinstance(argument, (list, tuple))]
+    commands = [words for words in lists if words and isinstance(words[0], str)]
     return any(
         command[0] in _READING
         or (command[0].startswith("drbd") and not _READING_OF_DRBD.isdisjoint(command))
