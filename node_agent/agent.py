@@ -186,6 +186,8 @@ class NodeAgent:
 
     def update_volume(self, volume: Volume) -> PoolReport:
         require_id(IdKind.VOLUME, volume.id, "volume_id")
+        if volume.size_bytes <= 0:
+            raise InvalidArgument("size_bytes must be above 0")
         entry = self.volumes.update(volume)
         return self.logical.report(entry.pool.name)
 

@@ -137,11 +137,8 @@ class Home:
             csi.unpublish(asked.volume_id, asked.target_path)
         elif call == "CreateVolume" and not ours:
             agent.delete_volume(asked.volume_id)
-        elif call == "CreateSnapshots":
-            made = {cut.snapshot_id for cut in asked.cuts} - {self.cut.id}
-            agent.delete_snapshots(sorted(made))
-        elif call == "SuspendVolumes":
-            agent.resume_volumes(answer.message.suspension)
+        elif call in ("UpdateVolume", "CreateSnapshots", "SuspendVolumes"):
+            self._undo_in_the_agent(call, asked, answer)
         elif (call in ("NodeUnpublishVolume", "NodeUnstageVolume", "DeleteVolume") and ours) or (
             call == "DeleteSnapshots" and self.cut.id in asked.snapshot_ids
         ):
@@ -152,6 +149,17 @@ class Home:
         else:
             return False
         return True
+
+    def _undo_in_the_agent(self, call: str, asked: Any, answer: Answer) -> None:
+        agent = self.node.agent
+        if call == "UpdateVolume":
+            volume = next(one for one in self.volumes if one.id == asked.volume_id)
+            agent.update_volume(volume.record)
+        elif call == "CreateSnapshots":
+            made = {cut.snapshot_id for cut in asked.cuts} - {self.cut.id}
+            agent.delete_snapshots(sorted(made))
+        else:
+            agent.resume_volumes(answer.message.suspension)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +254,10 @@ def good_requests(home: Home) -> dict[str, list[Message]]:
             for volume in (raw, idle)
         ],
         "DeleteVolume": [agent_pb.DeleteVolumeRequest(volume_id="v" + "0" * 28)],
+        "UpdateVolume": [
+            agent_pb.UpdateVolumeRequest(volume_id=idle.id, record=to_json(idle.record))
+        ],
+        "VerifyVolume": [agent_pb.VerifyVolumeRequest(volume_id=raw.id)],
         "ExpandVolume": [agent_pb.ExpandVolumeRequest(volume_id=idle.id, size_bytes=64 * MIB)],
         "SetLimits": [
             agent_pb.SetLimitsRequest(volume_id=raw.id, limits=agent_pb.Limits(read_iops=1000))
