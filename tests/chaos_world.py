@@ -259,5 +259,11 @@ class World:
             (folder / title.strip("/").replace("/", "-").replace(" ", "-")).write_text(text)
 
     def close(self) -> None:
+        """End the services, and all that they ran on."""
         for keeper in self.keepers:
             keeper.end()
+        for node in self.nodes.values():
+            node.kill()
+        self.cluster.close()
+        for node in self.nodes.values():
+            self._lab.remove_node(node)
