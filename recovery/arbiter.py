@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
 _WATCH_SECONDS = 0.25
+# An agent that lost its controller notices in 5 s, tries again each 2 s, then beats each second.
+_FIRST_WORD_SECONDS = 10.0
 _RULES: dict[Do, Callable[[Held, Statement], arbiter_rules.Answer]] = {
     Do.ASK_ALONE: arbiter_rules.serve_alone,
     Do.ASK_CONNECTED: arbiter_rules.serve_connected,
@@ -87,7 +89,8 @@ class Arbiter:
         self._failovers = 0
         self._subscriptions: dict[str, Subscription] = {}
         self._revision = 0
-        self._decides_at = time.monotonic() + gather_seconds
+        self._began = time.monotonic()
+        self._decides_at = self._began + gather_seconds
         self._stopped = False
         self._thread = threading.Thread(target=self._follow, name="arbiter", daemon=True)
 
@@ -285,10 +288,18 @@ class Arbiter:
             return self._stated(volume_id, known) if known is not None else {}
 
     def silent(self) -> frozenset[str]:
-        """Nodes that have spoken since the start, and not lately."""
+        """Nodes that have not spoken lately.
+
+        Those with a replica that have not at all count once every agent that lives would have
+        found this controller: one of them may have died before it started.
+        """
         now = time.monotonic()
         with self._changed:
-            return frozenset(n for n, at in self._heard.items() if now - at > SILENT_SECONDS)
+            silent = {n for n, at in self._heard.items() if now - at > SILENT_SECONDS}
+            if now - self._began > _FIRST_WORD_SECONDS:
+                for known in self._known.values():
+                    silent |= known.nodes - self._heard.keys()
+            return frozenset(silent)
 
     def heard(self) -> frozenset[str]:
         """Nodes that have spoken since the start."""

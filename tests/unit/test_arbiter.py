@@ -219,6 +219,22 @@ def test_who_was_heard_and_is_silent_is_known(
     assert arbiter.unsettled({"c"}) == []
 
 
+def test_a_node_that_died_before_the_controller_started_is_silent(
+    store: SqliteStore, make: Callable[..., Arbiter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = make(replace(BOTH, primary="b"))
+    loop = FailoverLoop(arbiter, ("a", "b", "c"))
+    with arbiter.subscribe("b") as subscription:
+        arbiter.tell("b", {VOLUME: alone(store, "b")})
+        next_of(subscription)
+        loop.look()
+        assert not arbiter.silent() and not loop.reason(VOLUME), "it may still be on its way"
+        monkeypatch.setattr("recovery.arbiter._FIRST_WORD_SECONDS", -1.0)
+        assert arbiter.silent() == {"a"}
+        loop.look()
+        assert next_of(subscription)[0][VOLUME].go_alone
+
+
 def test_the_survivor_of_a_silent_node_is_let_go(
     store: SqliteStore, make: Callable[..., Arbiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
