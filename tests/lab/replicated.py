@@ -210,7 +210,7 @@ class Service:
         """Unpublish from all nodes but this one, without a word to them; publish here."""
         deadline = time.monotonic() + seconds
         for other in set(self.nodes) - {node}:
-            self._unpublish(other, deadline)
+            self.unpublish(other, deadline)
         controller = self.cluster.controller()
         self.repeat(
             f"publish it on {node}",
@@ -224,7 +224,7 @@ class Service:
         self.stop()
         for other in set(self.nodes) - {node}:
             self.release(other, deadline)
-            self._unpublish(other, deadline)
+            self.unpublish(other, deadline)
         self.serve(node, seconds)
 
     def refused(self, node: str, words: str, seconds: float = SERVING) -> None:
@@ -263,7 +263,7 @@ class Service:
         deadline = time.monotonic() + SYNCING
         for name in self.nodes:
             self.release(name, deadline)
-            self._unpublish(name, deadline)
+            self.unpublish(name, deadline)
 
     def release(self, name: str, deadline: float) -> None:
         """What kubelet does where a pod is gone; also after a reboot, and again."""
@@ -272,7 +272,7 @@ class Service:
         self.repeat(f"unpublish it in {name}", lambda: agent.unpublish(self.id, target), deadline)
         self.repeat(f"unstage it in {name}", lambda: agent.unstage(self.id, staging), deadline)
 
-    def _unpublish(self, name: str, deadline: float) -> None:
+    def unpublish(self, name: str, deadline: float) -> None:
         controller = self.cluster.controller()
         self.repeat(
             f"unpublish it from {name}", lambda: controller.unpublish(self.id, name), deadline

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 def replicas(service: Service, count: int) -> None:
     controller = service.cluster.controller()
-    service._repeat(
+    service.repeat(
         f"give it {count} replicas",
         lambda: controller.modify(service.id, replicas=str(count)),
         time.monotonic() + SERVING,
@@ -60,13 +60,13 @@ def check_on(service: Service, name: str) -> None:
     deadline = time.monotonic() + SERVING
     service.stop()
     for other in (ONE, TWO, OTHER):
-        service._withdraw(other, deadline)
-        service._unpublish(other, deadline)
+        service.release(other, deadline)
+        service.unpublish(other, deadline)
     service.serve(name)
     verdict = service.records.check(service.node(name), service.device)
     assert verdict.ok, (name, verdict, service.state())
-    service._withdraw(name, deadline)
-    service._unpublish(name, deadline)
+    service.release(name, deadline)
+    service.unpublish(name, deadline)
 
 
 def check_on_all(service: Service) -> None:
@@ -85,7 +85,7 @@ def test_a_writer_keeps_going_through_two_one_two_and_an_expansion(service: Serv
     writer.wait_for(50)
     until_two_in_sync(service)
     controller = service.cluster.controller()
-    service._repeat(
+    service.repeat(
         "expand it",
         lambda: controller.expand(service.id, 2 * SIZE),
         time.monotonic() + SERVING,
