@@ -205,7 +205,15 @@ class Scene:
         self._nodes = lab.add_nodes((ONE, TWO), disks=(1024 * MIB,), memory=384 * MIB)
         # Thick replicas grow in what the thin pool leaves.
         pools = (Pool(settings={"thin_size": "50%"}),)
-        self.cluster = Deployment(lab, self._nodes, pools=pools, replication=True, name="crashes")
+        self.cluster = Deployment(
+            lab,
+            self._nodes,
+            pools=pools,
+            # What a deletion leaves on a node that did not answer, this removes.
+            controller={"reconcile_seconds": 2.0},
+            replication=True,
+            name="crashes",
+        )
         self.assassin = Assassin(lab, self.cluster)
         self.cluster.start()
         call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
