@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lab.node import Node
     from replication.model import Resource
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

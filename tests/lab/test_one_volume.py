@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lab.node import Node
     from replication.status import ResourceStatus
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tests.lab.replicated import ONE, TWO
 if TYPE_CHECKING:
     from tests.lab.replicated import Service
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 # The primary is ONE.
 UNREACHABLE = {"primary": (ONE,), "secondary": (TWO,), "both": (ONE, TWO)}

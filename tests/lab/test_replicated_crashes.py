@@ -33,7 +33,7 @@ from tests.lab.calls import Calls
 from tests.lab.crashing import CONTROLLER, Assassin
 from tests.lab.replicated import ONE, SIZE, TWO, Service
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
 EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
 SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))

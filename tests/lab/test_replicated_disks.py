@@ -13,7 +13,7 @@ from tests.lab.replicated import ONE, TWO
 if TYPE_CHECKING:
     from tests.lab.replicated import Service
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 DISK = "/dev/ubdb"
 DISKS = (512 * MIB, 512 * MIB)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lab.paths import PYTHON
 from tests.lab.replicated import Service
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 _METRICS = """
