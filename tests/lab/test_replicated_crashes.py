@@ -33,9 +33,9 @@ from tests.lab.calls import Calls
 from tests.lab.crashing import CONTROLLER, Assassin
 from tests.lab.replicated import ONE, SIZE, TWO, Service
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
-
 EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000 if EVERY_STEP else 1500)]
+
 SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))
 # A death at a random step of each of seven operations, for each victim and kind. A third of all
 # steps, of which there are hundreds, would take far longer than all other tests together.
