@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 
 from cluster.agents import VERIFY, Agents, VolumeReport, ask_all
-from cluster.errors import ClusterError, Refused, Unavailable
+from cluster.errors import ClusterError, Refused
 from cluster.memberships import Memberships
 from cluster.model import Phase, Volume
 from cluster.records import volume_table
@@ -92,7 +92,7 @@ class Verification:
                 continue
             try:
                 self.verify(volume.id)
-            except (Refused, Unavailable) as error:
+            except ClusterError as error:  # such as NotFound: deleted since it was listed
                 _log.info("volume %s is not verified now: %s", volume.id, error)
             else:
                 busy.update(volume.nodes)
