@@ -228,9 +228,7 @@ class NodeAgent:
         entry = self.logical.require(Kind.VOLUME, volume_id)
         if not is_replicated(entry):
             raise Refused(f"volume {volume_id} is not replicated: there is nothing to compare")
-        if self.replicas is None:
-            raise Refused("this node has no arbiters in its configuration, and so no replicas")
-        self.replicas.verify(volume_id)
+        self.volumes.require_replicas().verify(volume_id)
 
     # The parts
 

@@ -169,8 +169,8 @@ class ReplicaSide:
             Do.RESUME_IO: lambda one: self._commands.resume_io(self.resource(one)),
             Do.WRITE_GRANT: self._grant,
             Do.REMOVE_GRANT: lambda one: fencing.revoke(one.volume_id, self._grants),
-            Do.PROMOTE: self._promote,
-            Do.PROMOTE_BY_FORCE: self._promote_by_force,
+            Do.PROMOTE: lambda one: self._promote(one, self._commands.promote),
+            Do.PROMOTE_BY_FORCE: lambda one: self._promote(one, self._commands.force_promote),
             Do.DEMOTE: lambda one: self._commands.demote(self.resource(one)),
             Do.SUSPEND_FACE: self._suspend_face,
             Do.RESUME_FACE: self._resume_face,
@@ -225,14 +225,10 @@ class ReplicaSide:
             self._storage.metadata_made(assignment.volume_id)
         self._commands.attach(resource)
 
-    def _promote(self, assignment: Assignment) -> None:
+    def _promote(self, assignment: Assignment, promote: Callable[[Resource], None]) -> None:
+        """Also under a face that was there before the volume was replicated."""
         resource = self.resource(assignment)
-        self._commands.promote(resource)
-        self._devices.exchange(assignment.volume_id, resource.device)
-
-    def _promote_by_force(self, assignment: Assignment) -> None:
-        resource = self.resource(assignment)
-        self._commands.force_promote(resource)
+        promote(resource)
         self._devices.exchange(assignment.volume_id, resource.device)
 
     def _face_elsewhere(self, assignment: Assignment) -> bool:
