@@ -136,7 +136,7 @@ class Writer:
                 lambda: len(self._arrivals) >= wanted or self._ending is not None, timeout
             )
             if not done:
-                raise CommandTimeout(f"no {more} records in {timeout} s: the volume hangs?")
+                raise CommandTimeout(f"no {more} records in {timeout} s, it is in {self._place()}")
             if len(self._arrivals) < wanted:
                 raise LabError(f"the writer has ended: {self._ending}")
 
@@ -145,8 +145,16 @@ class Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._ending is not None, timeout)
             if self._ending is None:
-                raise CommandTimeout(f"the writer still runs after {timeout} s")
+                raise CommandTimeout(f"it still runs after {timeout} s, in {self._place()}")
             return self._ending
+
+    def _place(self) -> str:
+        """Where in the kernel it is: a volume that hangs holds it in a write."""
+        try:
+            folder = f"/proc/{self.process.pid}" if self.process is not None else ""
+            return self.node.get(f"{folder}/stack", timeout=5.0).decode()
+        except LabError as error:
+            return f"no place that can be told: {error}"
 
     def stop(self, timeout: float = 30.0) -> Ending:
         """Let it end after the record under way; CommandTimeout if the volume hangs."""

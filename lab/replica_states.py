@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.identifiers import key_of_id
 from cluster.membership import Membership
 from cluster.model import Volume, from_object
+from lab.errors import LabError
 
 if TYPE_CHECKING:
     from lab.deployment import Deployment
@@ -43,7 +44,12 @@ class DrbdState(NamedTuple):
 
 def drbd_state(node: Node, minor: int) -> DrbdState | None:
     """None where the kernel has no such device."""
-    text = node.sh("cat /proc/drbd 2>/dev/null || true").text
+    try:
+        text = node.get("/proc/drbd").decode()
+    except LabError as error:
+        if "No such file" not in str(error):
+            raise
+        return None  # the module is not loaded
     # Behind the disks is the protocol's letter, or a second space.
     line = rf"^ *{minor}: cs:(\S+) ro:(\S+)/(\S+) ds:(\S+)/(\S+) . (\S+)"
     found = re.search(line, text, re.MULTILINE)

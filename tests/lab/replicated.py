@@ -337,17 +337,15 @@ class Service:
         deadline = time.monotonic() + seconds
         while not right():
             assert time.monotonic() < deadline, f"not {what} in {seconds} s: {self.state()}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def in_sync(self) -> bool:
         """Both replicas are members, and the kernel has nothing left to copy."""
-        states = [self.drbd(name) for name in self.nodes]
+        for name in self.nodes:
+            if (state := self.drbd(name)) is None or not state.in_sync:
+                return False
         record = self.record
-        return (
-            all(state is not None and state.in_sync for state in states)
-            and record.members == self.nodes
-            and not record.quarantine
-        )
+        return record.members == self.nodes and not record.quarantine
 
     def until_in_sync(self) -> None:
         self.until("in sync", self.in_sync)

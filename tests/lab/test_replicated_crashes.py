@@ -10,7 +10,8 @@ After each death the victim is started again and the call repeated, as Kubernete
 succeeds; then everything has to come to rest with the data that were written before.
 
 All of that takes hours. Without XLSS_EVERY_STEP=1 a few lives are drawn for each victim, with a
-step of its own for each operation: their seed is printed, and XLSS_SEED gives it.
+step of its own for each operation: their seed is printed, and XLSS_SEED gives it. XLSS_LIVES is
+how many.
 """
 
 from __future__ import annotations
@@ -34,12 +35,11 @@ from tests.lab.crashing import CONTROLLER, Assassin
 from tests.lab.replicated import ONE, SIZE, TWO, Service
 
 EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000 if EVERY_STEP else 1500)]
-
 SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))
 # A death at a random step of each of seven operations, for each victim and kind. A third of all
 # steps, of which there are hundreds, would take far longer than all other tests together.
-LIVES = 1
+LIVES = int(os.environ.get("XLSS_LIVES") or 1)
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000 if EVERY_STEP else 900 + 600 * LIVES)]
 MORE_STEPS = 400
 # What is left of a half-made volume is removed in the background.
 LEAVING_SECONDS = 30.0
