@@ -14,14 +14,22 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import cost, creation, device_io, footprint, replication, replication_cost
+from benchmarks import (
+    cost,
+    creation,
+    device_io,
+    disk_failure,
+    footprint,
+    replication,
+    replication_cost,
+)
 from benchmarks.figures import Figure, Findings
 from benchmarks.site import Site, site
 from lab.errors import LabError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOCAL = ("creation", "rate", "io", "footprint", "cost")
-REPLICATED = ("replicated-io", "failover", "pause")
+REPLICATED = ("replicated-io", "failover", "pause", "disk-failure")
 STATUS = "status"
 PARTS = (*LOCAL, *REPLICATED, STATUS)
 _WIDTH = 130  # of tables in a file or a pipe
@@ -40,6 +48,7 @@ class Effort:
     volumes: int  # that are there for the second half
     failovers: int
     snapshots: int
+    disk_failures: int  # of each replica
     looks: int  # rounds of looks at all replicated volumes of a node
     replicated: tuple[int, ...]  # how many these are
 
@@ -53,6 +62,7 @@ THOROUGH = Effort(
     volumes=creation.MANY,
     failovers=20,
     snapshots=20,
+    disk_failures=5,
     looks=30,
     replicated=(1, 50, 200),
 )
@@ -65,6 +75,7 @@ QUICK = Effort(
     volumes=20,
     failovers=2,
     snapshots=3,
+    disk_failures=1,
     looks=5,
     replicated=(1, 10),
 )
@@ -143,6 +154,11 @@ def _replicated(effort: Effort, parts: Sequence[str], progress: Progress) -> lis
         if "pause" in parts:
             progress.update(task, description=f"{effort.snapshots} snapshots under a writer")
             figures += replication.snapshot_pause(bench, effort.snapshots)
+        if "disk-failure" in parts:
+            progress.update(task, description="disks that fail under a replica")
+            figures += disk_failure.windows(
+                bench, replication.ONE, replication.TWO, effort.disk_failures
+            )
     return figures
 
 

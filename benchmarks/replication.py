@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.device_io import PATTERNS, SIZE, Pattern, rates
+from benchmarks.disk_failure import DISK
 from benchmarks.figures import Figure, Target, at_least, at_most, median_ratio
 from lab.deployment import Deployment, Pool
 from lab.lab import Lab
@@ -43,11 +44,13 @@ _HOST = """  on {name} {{
 def pair() -> Iterator[Orchestrator]:
     """Build it, and take it down again."""
     with Lab() as lab:
-        nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30,), memory=512 * MIB, udev=True)
-        settings = {"thin_size": "50%"}
-        deployment = Deployment(
-            lab, nodes, pools=(Pool(settings=settings),), replication=True, name="pair"
+        nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30, 512 * MIB), memory=512 * MIB, udev=True)
+        pools = (
+            Pool(settings={"thin_size": "50%"}),
+            Pool("failing", "vg1", (nodes[0].faulty_disk(DISK).path,)),
         )
+        nodes[1].faulty_disk(DISK)
+        deployment = Deployment(lab, nodes, pools=pools, replication=True, name="pair")
         try:
             deployment.start()
             yield Orchestrator(deployment)
