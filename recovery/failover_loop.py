@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Collection
 
-from recovery.arbiter import Arbiter
 from recovery.failover import Replicated, judge, not_connected
+from recovery.followed import Followed
 
 _log = logging.getLogger(__name__)
 
@@ -17,9 +17,9 @@ class FailoverLoop:
     """``nodes`` are all configured ones, by which an isolation of our own is told."""
 
     def __init__(
-        self, arbiter: Arbiter, nodes: Collection[str], *, interval_seconds: float = 0.5
+        self, followed: Followed, nodes: Collection[str], *, interval_seconds: float = 0.5
     ) -> None:
-        self._arbiter = arbiter
+        self._followed = followed
         self._nodes = frozenset(nodes)
         self._interval_seconds = interval_seconds
         self._reasons: dict[str, str] = {}
@@ -41,8 +41,8 @@ class FailoverLoop:
 
     def look(self) -> None:
         """One round."""
-        silent = self._arbiter.silent()
-        unsettled = self._arbiter.unsettled(silent)
+        silent = self._followed.silent()
+        unsettled = self._followed.unsettled(silent)
         self._note_who_is_apart(unsettled)
         now = time.monotonic()
         reasons: dict[str, str] = {}
@@ -56,9 +56,9 @@ class FailoverLoop:
                     _log.warning("volume %s: %s", volume.volume_id, verdict.reason)
                 words[volume.volume_id] = verdict.reason + _command(volume, verdict.go_alone)
             if verdict.go_alone:
-                self._arbiter.let_go_alone(volume.volume_id, verdict.go_alone)
+                self._followed.let_go_alone(volume.volume_id, verdict.go_alone)
         self._reasons = reasons
-        self._arbiter.tell_words(words)
+        self._followed.tell_words(words)
 
     def _note_who_is_apart(self, unsettled: Collection[Replicated]) -> None:
         now, before = time.monotonic(), self._apart_since

@@ -14,8 +14,8 @@ from cluster.memberships import Memberships
 from cluster.model import Phase, Volume
 from cluster.records import volume_table
 from cluster.store import Store
-from recovery.arbiter import Arbiter
 from recovery.failover import isolated
+from recovery.followed import Followed
 from recovery.replica_changes import ReplicaChanges
 from replication.record import Disk, Statement
 
@@ -39,7 +39,7 @@ class RepairLoop:
     def __init__(
         self,
         store: Store,
-        arbiter: Arbiter,
+        followed: Followed,
         changes: ReplicaChanges,
         nodes: Collection[str],
         *,
@@ -48,7 +48,7 @@ class RepairLoop:
     ) -> None:
         self._volumes = volume_table(store)
         self._memberships = Memberships(store)
-        self._arbiter = arbiter
+        self._followed = followed
         self._changes = changes
         self._nodes = frozenset(nodes)
         self._repair_after_seconds = repair_after_seconds
@@ -118,7 +118,7 @@ class RepairLoop:
         reasons: dict[str, str],
     ) -> Iterator[_Lost]:
         now = time.monotonic()
-        quiet = self._arbiter.silent() | (self._nodes - self._arbiter.heard())
+        quiet = self._followed.silent() | (self._nodes - self._followed.heard())
         self._silent_since = {node: self._silent_since.get(node, now) for node in quiet}
         failed: dict[tuple[str, str], float] = {}
         standing_down = isolated(quiet, self._nodes)
@@ -126,7 +126,7 @@ class RepairLoop:
             record = records[volume.id]
             if volume.replication is None or record.quarantine:
                 continue
-            stated = self._arbiter.statements(volume.id)
+            stated = self._followed.statements(volume.id)
             for node in record.replicas:
                 if not record.others(node):
                     continue  # nothing complete would remain

@@ -96,7 +96,7 @@ class ReplicationCollector(Collector):
         )
         replicas = GaugeMetricFamily("xlss_volume_replicas", "Replicas in all.", labels=["volume"])
         degraded = quarantined = 0
-        for volume_id, record in self._arbiter.records().items():
+        for volume_id, record in self._arbiter.followed.records().items():
             members.add_metric([volume_id], len(record.members))
             replicas.add_metric([volume_id], len(record.replicas))
             degraded += len(record.members) < len(record.replicas)
@@ -113,12 +113,12 @@ class ReplicationCollector(Collector):
         yield GaugeMetricFamily(
             "xlss_nodes_silent",
             "Nodes that have spoken to the arbiter, and do not now.",
-            value=len(self._arbiter.silent()),
+            value=len(self._arbiter.followed.silent()),
         )
         yield CounterMetricFamily(
             "xlss_failovers_decided",
             "How often a survivor was told that it need not wait.",
-            value=self._arbiter.failovers,
+            value=self._arbiter.followed.failovers,
         )
         answers = CounterMetricFamily(
             "xlss_arbiter_answers",

@@ -111,7 +111,7 @@ class ChangingWorld(World):
         )
         self.repair = RepairLoop(
             self.base,
-            self.seeing.arbiter,
+            self.seeing.arbiter.followed,
             self.changes,
             self.nodes.names(),
             repair_after_seconds=1e-9,

@@ -52,7 +52,7 @@ class Site:
         self.arbiter = Arbiter(world.store, lambda volume_id: "secret", gather_seconds=0.0)
         self.changes = Changes()
         parts = ReplicationParts(
-            self.arbiter,
+            self.arbiter.followed,
             Decisions(world.store, world.locks, self.arbiter),
             Verification(world.store, world.agents, interval_seconds=0),
             self.changes,
@@ -127,7 +127,9 @@ def test_frozen_writes_want_a_person(site: Site, xlss: Command) -> None:
     )
     site.world.nodes.nodes["n1"].sick[site.volume.id] = (Health.INACCESSIBLE, "held back")
     site.world.nodes.nodes["n2"].down = True
-    site.arbiter.tell_words({site.volume.id: "2 of 3 nodes are silent at once: standing down"})
+    site.arbiter.followed.tell_words(
+        {site.volume.id: "2 of 3 nodes are silent at once: standing down"}
+    )
     code, text = xlss("status")
     assert code == 2
     assert "frozen: the other one was lost" in text
@@ -205,7 +207,7 @@ def test_the_controller_shows_replication_to_prometheus(site: Site) -> None:
     metrics = Metrics("controller")
     metrics.register(ReplicationCollector(site.arbiter))
     change(site.world, site.volume, members=("n1",))
-    site.arbiter._try_to_read_all()
+    site.arbiter.followed._try_to_read_all()
     text = metrics.text().decode()
     assert f'xlss_volume_members{{volume="{site.volume.id}"}} 1.0' in text
     assert f'xlss_volume_replicas{{volume="{site.volume.id}"}} 2.0' in text
