@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cluster.store import Store
 from recovery.failover import isolated
 from recovery.followed import Followed
 from recovery.replica_changes import ReplicaChanges
+from recovery.rounds import Rounds
 from replication.record import Disk, Statement
 
 _log = logging.getLogger(__name__)
@@ -52,21 +52,20 @@ class RepairLoop:
         self._changes = changes
         self._nodes = frozenset(nodes)
         self._repair_after_seconds = repair_after_seconds
-        self._interval_seconds = interval_seconds
         self._silent_since: dict[str, float] = {}  # time.monotonic()
         self._failed_since: dict[tuple[str, str], float] = {}  # volume and node
         self._unfinished: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="repair", daemon=True)
+        self._rounds = Rounds(
+            "repair", self.look, interval_seconds, "the replicas could not be looked after"
+        )
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Waits for the round that is under way. Before the arbiter is stopped."""
-        self._stopped.set()
-        self._thread.join()
+        self._rounds.stop()
 
     def reason(self, volume_id: str) -> str:
         """What is being done about its replicas, or why it cannot be; "" where nothing is."""
@@ -92,7 +91,7 @@ class RepairLoop:
         self._reasons = reasons
 
     def _try(self, reasons: dict[str, str], volume_id: str, why: str, lost: str) -> None:
-        if self._stopped.is_set():
+        if self._rounds.stopped:
             return
         try:
             if lost:
@@ -144,14 +143,6 @@ class RepairLoop:
                 else:
                     yield _Lost(volume, node, f"{what}: it is replaced")
         self._failed_since = failed
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval_seconds):
-            try:
-                self.look()
-            except Exception:
-                # Whatever it is, the next round may go better; without rounds nothing is repaired.
-                _log.exception("the replicas could not be looked after")
 
 
 def _has_no_disk(stated: Statement | None) -> bool:
