@@ -100,11 +100,15 @@ class Verification:
 
 
 def _verified_at(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> float:
-    """When the newest finished comparison ended, by its node's clock; 0 where there is none."""
+    """When the newest finished comparison ended, by its node's clock.
+
+    Before the first one: when the volume was made, so that a new one has an interval's time.
+    """
     found = [reports.get((node, volume.id)) for node in volume.nodes]
     verified = [one.replica.verify for one in found if one is not None and one.replica is not None]
     return max(
-        (one.finished_at for one in verified if one is not None and not one.trouble), default=0.0
+        (one.finished_at for one in verified if one is not None and not one.trouble),
+        default=volume.created_at,
     )
 
 
