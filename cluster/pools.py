@@ -46,21 +46,33 @@ _PATIENCE_SECONDS = 10.0
 class _Node:
     topology: Segments | None = None  # None until the node has told it
     pools: dict[str, tuple[int, PoolReport]] = field(default_factory=dict)  # with its ticket
-    ticket: int = 0  # of the last time that it was asked for everything
+    ticket: int = 0  # of the last time that it was asked for all pools
+    whole_ticket: int = 0  # of the last time that it was asked for its inventory
     trouble: str = "not asked yet"
     replication_address: str = ""
+    replication_trouble: str = ""
     asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
     hangs: bool = False  # being asked for so long that it is no use to wait for the answer
+
+    def asked_at(self, whole: bool) -> int:
+        return self.whole_ticket if whole else self.ticket
 
 
 class Reservation:
     """Room on one node, from ``PoolLedger.reserve`` until the end of the ``with`` block."""
 
     def __init__(
-        self, ledger: PoolLedger, node: str, pool: str, taken: Footprint, ticket: int
+        self,
+        ledger: PoolLedger,
+        node: str,
+        pool: str,
+        taken: Footprint,
+        ticket: int,
+        replication_address: str,
     ) -> None:
         self.node = node
         self.pool = pool
+        self.replication_address = replication_address  # by which the node was chosen
         self.taken = taken
         self.ended = 0  # ticket of the end; 0 while in flight
         self._ledger = ledger
@@ -162,8 +174,11 @@ class PoolLedger:
                 wrong = Unavailable(f"it answers as node {inventory.node!r}")
                 self._apply_all(node, wrong, ticket)
                 return
-            self._nodes[node].topology = dict(inventory.topology)
-            self._nodes[node].replication_address = inventory.replication_address
+            known = self._nodes[node]
+            known.topology = dict(inventory.topology)
+            if ticket >= known.ticket:
+                known.replication_address = inventory.replication_address
+                known.replication_trouble = inventory.replication_trouble
             self._apply_all(node, inventory.pools, ticket)
 
     def end(self, reservation: Reservation) -> None:
@@ -173,11 +188,19 @@ class PoolLedger:
             reservation.ended = self._last_ticket
             self._changed.notify_all()
 
-    def refresh(self, nodes: Iterable[str] | None = None) -> None:
-        """Ask these nodes (None: all) how their pools are now."""
+    def refresh(self, nodes: Iterable[str] | None = None, *, whole: bool = False) -> None:
+        """Ask these nodes (None: all) how their pools are now; ``whole``: and all that they tell.
+
+        What a node tells besides its pools is otherwise only asked again where it has a trouble.
+        """
         came = self.ticket()
         wanted = set(self._nodes if nodes is None else nodes)
-        self._refresh(lambda: [name for name in wanted if self._nodes[name].ticket < came])
+
+        def outdated() -> list[str]:
+            known = {name: self._nodes[name] for name in wanted}
+            return [n for n, node in known.items() if node.asked_at(whole) < came]
+
+        self._refresh(outdated, whole=whole)
 
     def views(self) -> tuple[NodeView, ...]:
         """What is known of all nodes, less the reservations."""
@@ -230,6 +253,11 @@ class PoolLedger:
         with self._changed:
             return self._nodes.get(node, _Node()).replication_address
 
+    def replication_trouble(self, node: str) -> str:
+        """Why it takes none, as last told, if it is configured to; "" for nothing."""
+        with self._changed:
+            return self._nodes.get(node, _Node()).replication_trouble
+
     def permitted(self, node: str, requisite: tuple[Segments, ...]) -> bool:
         """Whether the node is, or may be, in one of the topologies; () is any."""
         with self._changed:
@@ -255,14 +283,17 @@ class PoolLedger:
                     tuple(pools.values()),
                     trouble,
                     node.replication_address,
+                    node.replication_trouble,
                 )
             )
         return views
 
     def _hold(self, name: str, request: PlacementRequest) -> Reservation:
-        _, pool = self._nodes[name].pools[request.spec.pool]
+        node = self._nodes[name]
+        _, pool = node.pools[request.spec.pool]
         taken = footprint(pool, request.spec, request.size_bytes)
-        held = Reservation(self, name, pool.name, taken, self.ticket())
+        address = node.replication_address
+        held = Reservation(self, name, pool.name, taken, self.ticket(), address)
         self._reservations.append(held)
         return held
 
@@ -308,13 +339,13 @@ class PoolLedger:
             and (node.ticket < ticket or (name in ended and not node.trouble))
         ]
 
-    def _refresh(self, outdated: Callable[[], list[str]]) -> None:
+    def _refresh(self, outdated: Callable[[], list[str]], *, whole: bool = False) -> None:
         """Return when no node is outdated any more, but for those that hang."""
         end = time.monotonic() + self._patience_seconds
         while True:
             with self._changed:
                 names = [name for name in outdated() if not self._nodes[name].hangs]
-                asked = {name: self._ask(name) for name in names}
+                asked = {name: self._ask(name, whole) for name in names}
             if not asked:
                 return
             wait(asked.values(), timeout=max(0.0, end - time.monotonic()))
@@ -324,7 +355,7 @@ class PoolLedger:
                 else:
                     self._do_without(name, answered)
 
-    def _ask(self, name: str) -> Future[None]:
+    def _ask(self, name: str, whole: bool) -> Future[None]:
         """Ask the node, unless that is being done; the lock is held.
 
         In a thread of its own, so that a node that hangs costs none of those who ask for others.
@@ -332,25 +363,28 @@ class PoolLedger:
         node = self._nodes[name]
         if node.asked is None:
             node.asked = answered = Future[None]()
-            work = (self._ask_now, name, self.ticket(), answered)
+            whole = whole or node.topology is None or bool(node.replication_trouble)
+            work = (self._ask_now, name, self.ticket(), whole, answered)
             # The caller's context holds the request's id for the logs.
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=work, name=f"ask-{name}", daemon=True).start()
         return node.asked
 
-    def _ask_now(self, name: str, ticket: int, answered: Future[None]) -> None:
+    def _ask_now(self, name: str, ticket: int, whole: bool, answered: Future[None]) -> None:
         node = self._nodes[name]
         failure: BaseException | None = None
         answer: Inventory | tuple[PoolReport, ...] | ClusterError | None = None
         try:
             agent = self._agents.agent(name)
-            answer = agent.inventory() if node.topology is None else agent.pools(fresh=True)
+            answer = agent.inventory() if whole else agent.pools(fresh=True)
         except ClusterError as error:
             answer = error
         except BaseException as error:  # for those who wait for the answer
             failure = error
         with self._changed:
             node.asked, node.hangs = None, False
+            if whole:
+                node.whole_ticket = ticket
             if isinstance(answer, tuple):
                 self._apply_all(name, answer, ticket)
             elif answer is not None:

@@ -79,7 +79,10 @@ class Replicas:
         self._verified = verified
         self._statuses = ReplicaStatuses(self._loop.decision, verified)
         self._stopped = threading.Event()
+        self.tried = threading.Event()
+        """Set once it has been set up, or could not be for the first time."""
         self.trouble = "replication is being set up"
+        """Why this node takes no replicas now; "" where it does."""
 
     def start(self, arbiter: Arbiter) -> None:
         """Load and set up the module, then begin; returns at once."""
@@ -90,6 +93,11 @@ class Replicas:
         self._loop.stop()
 
     # What the agent asks
+
+    def require_set_up(self) -> None:
+        """To be called before a replica is made. Raises Unavailable while DRBD cannot be used."""
+        if self.trouble:
+            raise Unavailable(f"{self._node} takes no replicas now: {self.trouble}")
 
     def establish(self, data: Entry) -> None:
         """Make what a replica needs beside its data. Raises NoSpace."""
@@ -267,3 +275,4 @@ class Replicas:
         if trouble and trouble != self.trouble:
             _log.error("this node takes no replicas: %s", trouble)
         self.trouble = trouble
+        self.tried.set()

@@ -72,10 +72,12 @@ class NodeVolumes:
         """Make the volume or adopt what is there; of at least its size.
 
         Copies and wipes that take longer than ``wait`` seconds go on in the background. Raises
-        Unavailable with their progress, NoSpace, OutOfRange, NotFound (pool or source),
-        AlreadyExists, Busy.
+        Unavailable with their progress, or where no replica can be served now, NoSpace,
+        OutOfRange, NotFound (pool or source), AlreadyExists, Busy.
         """
         with self._locks.hold(wanted.id, purpose="its creation"):
+            if wanted.replication is not None:
+                self.require_replicas().require_set_up()
             entry = self._adopted(wanted) or self._made(wanted)
             if entry.label.state is State.FILLING:
                 if not self._jobs.rejoin(wanted.id, wait):

@@ -175,10 +175,11 @@ class ReplicaChanges:
             try:
                 return self._fill(entry, adding[0])
             except (Unavailable, Busy):
-                self._pools.refresh(adding)
-                if adding[0] not in self._pools.troubled():
+                self._pools.refresh(adding, whole=True)
+                trouble = self._pools.replication_trouble(adding[0])
+                if not trouble and adding[0] not in self._pools.troubled():
                     raise  # it is busy with it
-            # The node is down: elsewhere then.
+            # The node is down, or takes no replicas any more: elsewhere then.
         return self._remove_rest(self._follow(entry, record))
 
     def _follow(self, entry: Entry[Volume], record: Membership) -> Entry[Volume]:
@@ -204,13 +205,15 @@ class ReplicaChanges:
         if volume.spec.layout.kind is not LayoutKind.LINEAR:
             raise Unsupported(f"layout {volume.spec.layout.kind} is not supported with 2 replicas")
         (present,) = volume.nodes
-        self._pools.refresh((present,))
+        self._pools.refresh((present,), whole=True)
+        if trouble := self._pools.replication_trouble(present):
+            raise Unavailable(f"{present} takes no replicas now: {trouble}")
         address = self._pools.replication_address(present)
         if not address:
             raise Refused(f"{present} takes no replicas: configure its replication_address")
         entry = self._remove_rest(entry)
         with self._room(entry.item, present) as reservation:
-            entry = self._begin(entry, (present, address), reservation.node)
+            entry = self._begin(entry, (present, address), reservation)
             try:
                 return self._fill(entry, reservation.node, reservation)
             except (Unavailable, Busy):
@@ -222,14 +225,16 @@ class ReplicaChanges:
                 self._remove_rest(self._collapse(entry))
                 raise
 
-    def _begin(self, entry: Entry[Volume], present: tuple[str, str], added: str) -> Entry[Volume]:
+    def _begin(
+        self, entry: Entry[Volume], present: tuple[str, str], added: Reservation
+    ) -> Entry[Volume]:
         """Write down where it is to be, with all that it has in the store then.
 
         The membership record comes first: a replicated volume is never without.
         """
         volume = entry.item
         node = present[0]
-        places = (present, (added, self._pools.replication_address(added)))
+        places = (present, (added.node, added.replication_address))
         planned = self._replicas.plan(volume, places, equal=False)
         user = next((publication.node for publication in volume.published), "")
         self._memberships.delete(volume.id)
@@ -240,7 +245,7 @@ class ReplicaChanges:
         record = replace(record, generation=planned.generation)
         self._memberships.create(volume.id, record)
         return self._volumes.update(
-            entry, nodes=(node, added), spec=_spec(volume, 2), replication=planned
+            entry, nodes=(node, added.node), spec=_spec(volume, 2), replication=planned
         )
 
     def _complete(
@@ -279,7 +284,7 @@ class ReplicaChanges:
         node = reservation.node
         own = next(place for place in volume.replication.places if place.node == keeper)
         free = next(number for number in (0, 1) if number != own.node_id)
-        other = ReplicaPlace(node, free, self._pools.replication_address(node))
+        other = ReplicaPlace(node, free, reservation.replication_address)
         changed = replace(volume.replication, places=(own, other), equal=False)
         entry = self._volumes.update(entry, nodes=(keeper, node), replication=changed)
         return self._fill(entry, node, reservation)

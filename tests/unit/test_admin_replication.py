@@ -143,6 +143,14 @@ def test_frozen_writes_want_a_person(site: Site, xlss: Command) -> None:
     assert replica["frozen"] == "the other one was lost"
 
 
+def test_a_node_that_can_take_no_replicas_wants_a_person(site: Site, xlss: Command) -> None:
+    site.world.nodes.nodes["n2"].replication_trouble = "modprobe: Module drbd not found"
+    code, text = xlss("status")
+    assert code == 2
+    assert "node n2 takes no replicas: modprobe: Module drbd not found" in text
+    assert xlss.json("nodes")[1]["replication_trouble"] == "modprobe: Module drbd not found"
+
+
 def test_a_person_fails_over(site: Site, xlss: Command) -> None:
     code, text = xlss("volume", "fail-over", "data", "--to", "n2")
     assert (code, "n2 need not wait" in text) == (0, True)
