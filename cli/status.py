@@ -11,7 +11,7 @@ from cli.nodes import print_nodes, print_pools
 from cli.options import SocketOption
 from cli.output import Output, OutputOption, console, print_json, print_table
 from cluster.agents import Health
-from cluster.reconcile import DifferenceKind
+from cluster.differences import DifferenceKind
 
 _USABLE = (Health.OK, Health.DEGRADED)
 _KINDS = {"volume": "volumes", "snapshot": "snapshots", "group": "group snapshots"}

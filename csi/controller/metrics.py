@@ -12,9 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cluster.differences import DifferenceKind
 from cluster.errors import ClusterError
 from cluster.pools import PoolLedger
-from cluster.reconcile import DifferenceKind, Reconciler
+from cluster.reconcile import Reconciler
 from cluster.store import Event, JsonObject, Record, RecordKind, Store
 from node_agent.metrics import Metrics, pool_metrics
 from recovery.arbiter import Arbiter
