@@ -20,21 +20,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
 from cluster.agents import Agents, Inventory, PoolReport
-from cluster.errors import ClusterError, NoSpace, OutOfRange, Unavailable
-from cluster.model import TOPOLOGY_NODE_KEY, Provision, VolumeSpec
+from cluster.capacity import capacity, refusal, why
+from cluster.errors import ClusterError, Unavailable
+from cluster.model import TOPOLOGY_NODE_KEY, VolumeSpec
 from cluster.placement import (
-    Choice,
     Footprint,
     NodeView,
     PlacementRequest,
     Segments,
     footprint,
-    in_words,
-    is_requested,
     less,
     permits,
     place,
-    room,
 )
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -146,9 +143,9 @@ class PoolLedger:
                 if not outdated:
                     exact = place(request, self._views(refused, reserved=False), self._domain_key)
                     if not exact.nodes:
-                        raise self._refusal(request, exact, refused)
+                        raise refusal(request, exact, self._views(_NOTHING), refused)
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                        raise Unavailable(f"other creations are under way: {_why(choice)}")
+                        raise Unavailable(f"other creations are under way: {why(choice)}")
             if outdated:
                 self._refresh(lambda: self._asked_before(came, request))
 
@@ -225,28 +222,7 @@ class PoolLedger:
         """
         request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
         self._refresh(lambda: self._never_asked(request))
-        found = [
-            (pool, is_requested(request, {**view.topology, TOPOLOGY_NODE_KEY: view.name}))
-            for view in self.views()
-            if permits(request, view) and not view.trouble
-            if spec.replicas == 1 or view.replication_address
-            for pool in view.pools
-            if pool.name == spec.pool
-        ]
-        pools = [pool for pool, _ in found]
-        sizes = sorted((room(pool, spec)[0] for pool in pools), reverse=True)
-        total, largest = sum(sizes), max(sizes, default=0)
-        if spec.replicas > 1:
-            # Every volume takes from two pools: the largest helps no further than all the others.
-            total = min(total // 2, total - largest)
-            largest = sizes[1] if len(sizes) > 1 else 0
-            own = [room(pool, spec)[0] for pool, requested in found if requested]
-            total, largest = min(total, sum(own)), min(largest, max(own, default=0))
-        return (
-            total,
-            largest,
-            max((pool.extent_bytes for pool in pools), default=0),
-        )
+        return capacity(request, self.views())
 
     def replication_address(self, node: str) -> str:
         """Where the node takes replicas, as last told; "" is nowhere."""
@@ -296,27 +272,6 @@ class PoolLedger:
         held = Reservation(self, name, pool.name, taken, self.ticket(), address)
         self._reservations.append(held)
         return held
-
-    def _refusal(
-        self, request: PlacementRequest, choice: Choice, refused: Mapping[str, str]
-    ) -> ClusterError:
-        permitted = [view for view in self._views(_NOTHING) if permits(request, view)]
-        # Where the caller has given a node up, waiting for that one is not what it wants.
-        if permitted and all(view.trouble and view.name not in refused for view in permitted):
-            return Unavailable(f"no permitted node answers: {_why(choice)}")
-        pools = [
-            pool
-            for node in self._nodes.values()
-            for name, (_, pool) in node.pools.items()
-            if name == request.spec.pool
-        ]
-        largest = max((_total(pool, request.spec) for pool in pools), default=0)
-        if 0 < largest < request.size_bytes and not any(n.trouble for n in self._nodes.values()):
-            return OutOfRange(
-                f"{in_words(request.size_bytes)} is more than any pool"
-                f" {request.spec.pool!r} has in all ({in_words(largest)})"
-            )
-        return NoSpace(f"no node can take {in_words(request.size_bytes)}: {_why(choice)}")
 
     def _never_asked(self, request: PlacementRequest) -> list[str]:
         return [
@@ -435,14 +390,3 @@ class PoolLedger:
         self._reservations = [
             held for held in self._reservations if not (concerned(held) and 0 < held.ended < ticket)
         ]
-
-
-def _total(pool: PoolReport, spec: VolumeSpec) -> int:
-    """The size of a volume that would fill the empty pool; raid1 has at most that much."""
-    if spec.provision is Provision.THIN:
-        return pool.thin.virtual_limit_bytes if pool.thin is not None else 0
-    return pool.thick_total_bytes
-
-
-def _why(choice: Choice) -> str:
-    return "; ".join(choice.refused)
