@@ -20,7 +20,7 @@ from cluster.store import Store
 from node_agent.arbiter import Answer
 from recovery.followed import Followed
 from replication import arbiter_rules
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from node_agent.rpc import arbiter_pb2 as pb
 from node_agent.rpc import arbiter_pb2_grpc as pb_grpc
 from recovery.arbiter import QUESTIONS, Arbiter
 from recovery.followed import Subscription
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 
 _HEARTBEAT_SECONDS = 1.0

@@ -18,7 +18,7 @@ from node_agent.arbiter import Assignment
 from recovery.arbiter import Arbiter
 from recovery.failover_loop import FailoverLoop
 from recovery.followed import Followed, Subscription
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Connection, Role
 from tests.unit.arbiter_world import BOTH, REPLICATION, VOLUME, add_volume, alone, held, sees
 

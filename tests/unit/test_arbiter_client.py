@@ -21,7 +21,7 @@ from node_agent import certificates, tls
 from node_agent.arbiter_client import ArbiterClient
 from node_agent.rpc import arbiter_pb2 as pb
 from node_agent.rpc import arbiter_pb2_grpc as pb_grpc
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 from tests.unit.arbiter_world import (
     BOTH,

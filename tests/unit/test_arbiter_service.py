@@ -16,7 +16,7 @@ from cluster.membership import Membership
 from cluster.model import from_json, to_json
 from node_agent import certificates
 from node_agent.rpc import arbiter_pb2 as pb
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 from tests.unit.arbiter_world import (
     BOTH,

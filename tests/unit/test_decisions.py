@@ -18,7 +18,7 @@ from node_agent.arbiter import Assignment
 from recovery.arbiter import Arbiter
 from recovery.decisions import Decisions
 from recovery.failover_loop import FailoverLoop
-from replication.membership import Do
+from replication.actions import Do
 from tests.unit.arbiter_world import BOTH, VOLUME, add_volume, alone, held, sees
 
 OTHER = new_id(Kind.VOLUME, "other")
