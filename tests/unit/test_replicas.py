@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -79,19 +80,21 @@ class Events:
 
 
 @pytest.fixture
-def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Events:
+def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Events]:
     found = Events()
     monkeypatch.setattr(NetlinkObserver, "events", lambda _: found)
     parameter = tmp_path / "usermode_helper"
     parameter.touch()
     monkeypatch.setattr(fencing, "_PARAMETER", parameter)
     install, configure = fencing.install, fencing.configure
-    monkeypatch.setattr(fencing, "install", lambda: install(tmp_path / "fence_helper"))
-    monkeypatch.setattr(fencing, "configure", lambda: configure(tmp_path / "fence_helper"))
     monkeypatch.setattr(DeviceMapper, "names", lambda mapper, prefix: [])
     monkeypatch.setattr(module, "_LOADING_SECONDS", 0.01)
     monkeypatch.setattr(module, "_EVENT_SECONDS", 0.01)
-    return found
+    with TemporaryDirectory() as short:  # the kernel takes no long path
+        helper = Path(short, "fence_helper")
+        monkeypatch.setattr(fencing, "install", lambda: install(helper))
+        monkeypatch.setattr(fencing, "configure", lambda: configure(helper))
+        yield found
 
 
 @pytest.fixture
