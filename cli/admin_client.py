@@ -37,6 +37,7 @@ class NodeStatus:
     stuck_commands: int
     volumes: int
     snapshots: int
+    replication_trouble: str = ""  # why it takes no replicas although it is configured to
 
 
 @dataclass(frozen=True)
@@ -213,4 +214,5 @@ def _node(node: pb.Node) -> NodeStatus:
         stuck_commands=node.stuck_commands,
         volumes=node.volumes,
         snapshots=node.snapshots,
+        replication_trouble=node.replication_trouble,
     )

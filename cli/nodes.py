@@ -24,7 +24,7 @@ def nodes(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.T
 
 
 def print_nodes(found: Sequence[NodeStatus]) -> None:
-    """A line for each node, and below them why some do not answer."""
+    """A line for each node, and below them why some do not answer or take no replicas."""
     print_table(
         ["node", "state", ">volumes", ">snapshots", "version", "topology", "address"],
         [
@@ -43,6 +43,9 @@ def print_nodes(found: Sequence[NodeStatus]) -> None:
     for node in found:
         if node.trouble:
             console.print(node.trouble, style="red", markup=False)
+        elif node.replication_trouble:
+            text = f"node {node.name} takes no replicas: {node.replication_trouble}"
+            console.print(text, style="red", markup=False)
 
 
 def print_pools(found: Iterable[NodeStatus]) -> None:
@@ -58,6 +61,8 @@ def _state(node: NodeStatus) -> str:
         return "unreachable"
     if node.stuck_commands:
         return f"{node.stuck_commands} commands are stuck"
+    if node.replication_trouble:
+        return "takes no replicas"
     return "ready"
 
 

@@ -11,7 +11,7 @@ from cli.nodes import print_nodes, print_pools
 from cli.options import SocketOption
 from cli.output import Output, OutputOption, console, print_json, print_table
 from cluster.agents import Health
-from cluster.reconcile import DifferenceKind
+from cluster.differences import DifferenceKind
 
 _USABLE = (Health.OK, Health.DEGRADED)
 _KINDS = {"volume": "volumes", "snapshot": "snapshots", "group": "group snapshots"}
@@ -27,7 +27,7 @@ def status(socket: SocketOption = DEFAULT_SOCKET, output: OutputOption = Output.
         _print(found)
     # For scripts: 2 says that a person should look.
     if (
-        any(node.trouble for node in found.nodes)
+        any(node.trouble or node.replication_trouble for node in found.nodes)
         or not all(one.mended for one in _between_store_and_nodes(found))
         or any(one.health not in _USABLE for one in found.replicated)
     ):

@@ -144,6 +144,7 @@ class Inventory:
     stuck_commands: int = 0
     version: str = ""
     replication_address: str = ""  # on the network that carries replication; "": no replicas here
+    replication_trouble: str = ""  # why it takes none although it is configured to
 
 
 class Agent(Protocol):

@@ -12,7 +12,7 @@ before other nodes are tried. So a node never has a replica of an earlier attemp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -210,18 +210,26 @@ class VolumeMaker:
             try:
                 made = self._make_on(entry, reported, refused)
             except Unavailable as error:
-                silent = [node for node in nodes if not self._answers(node)]
-                if not silent:
+                unfit = self._unfit(entry.item, error)
+                if not unfit:
                     raise  # it is busy with it, as with a long copy
-                refused |= dict.fromkeys(silent, f"agent unreachable ({error})")
+                refused |= unfit
                 made = None
             if made is not None:
                 return made
         return self._place(entry, entry.item, request, refused)
 
-    def _answers(self, node: str) -> bool:
-        self._pools.refresh((node,))
-        return node not in self._pools.troubled()
+    def _unfit(self, volume: Volume, error: Unavailable) -> dict[str, str]:
+        """Those of its nodes that cannot go on with it, by what they tell now, and why."""
+        replicated = volume.spec.replicas > 1
+        self._pools.refresh(volume.nodes, whole=replicated)
+        unfit = {}
+        for node in volume.nodes:
+            if node in self._pools.troubled():
+                unfit[node] = f"agent unreachable ({error})"
+            elif replicated and (trouble := self._pools.replication_trouble(node)):
+                unfit[node] = f"it takes no replicas: {trouble}"
+        return unfit
 
     def _place(
         self,
@@ -246,7 +254,8 @@ class VolumeMaker:
                 for reservation in reservations:
                     held.enter_context(reservation)
                 reported = {each.node: each.report for each in reservations}
-                entry = self._intend(entry, volume, tuple(reported))
+                places = [(each.node, each.replication_address) for each in reservations]
+                entry = self._intend(entry, volume, places)
                 made = self._make_on(entry, reported, refused)
                 if made is not None:
                     return made
@@ -280,12 +289,15 @@ class VolumeMaker:
         )
 
     def _intend(
-        self, entry: Entry[Volume] | None, volume: Volume, nodes: tuple[str, ...]
+        self, entry: Entry[Volume] | None, volume: Volume, places: Sequence[tuple[str, str]]
     ) -> Entry[Volume]:
-        """Write down where it is to be, before anything is made there."""
+        """Write down where it is to be, before anything is made there.
+
+        ``places`` are the nodes, each with its address for replication.
+        """
+        nodes = tuple(node for node, _ in places)
         changes: dict[str, object] = {"nodes": nodes}
         if volume.spec.replicas > 1:
-            places = [(node, self._pools.replication_address(node)) for node in nodes]
             known = volume if entry is None else entry.item
             equal = known.begins_equal(nodes, self._source_of(known))
             changes["replication"] = self._replicas.plan(known, places, equal=equal)

@@ -60,6 +60,7 @@ class NodeView:
     pools: tuple[PoolReport, ...] = ()
     trouble: str = ""  # why it cannot be used at all
     replication_address: str = ""  # where it takes replicas; "" is nowhere
+    replication_trouble: str = ""  # why nowhere, if it is configured to take some
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,8 @@ def _judge(request: PlacementRequest, node: NodeView) -> tuple[int, str]:
     if node.trouble:
         return 0, f": {node.trouble}"
     if request.spec.replicas > 1 and not node.replication_address:
-        return 0, ": it takes no replicas: no replication_address is configured there"
+        why = node.replication_trouble or "no replication_address is configured there"
+        return 0, f": it takes no replicas: {why}"
     name = request.spec.pool
     pool = next((pool for pool in node.pools if pool.name == name), None)
     if pool is None:

@@ -20,21 +20,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
 from cluster.agents import Agents, Inventory, PoolReport
-from cluster.errors import ClusterError, NoSpace, OutOfRange, Unavailable
-from cluster.model import TOPOLOGY_NODE_KEY, Provision, VolumeSpec
+from cluster.capacity import capacity, refusal, why
+from cluster.errors import ClusterError, Unavailable
+from cluster.model import TOPOLOGY_NODE_KEY, VolumeSpec
 from cluster.placement import (
-    Choice,
     Footprint,
     NodeView,
     PlacementRequest,
     Segments,
     footprint,
-    in_words,
-    is_requested,
     less,
     permits,
     place,
-    room,
 )
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -46,21 +43,33 @@ _PATIENCE_SECONDS = 10.0
 class _Node:
     topology: Segments | None = None  # None until the node has told it
     pools: dict[str, tuple[int, PoolReport]] = field(default_factory=dict)  # with its ticket
-    ticket: int = 0  # of the last time that it was asked for everything
+    ticket: int = 0  # of the last time that it was asked for all pools
+    whole_ticket: int = 0  # of the last time that it was asked for its inventory
     trouble: str = "not asked yet"
     replication_address: str = ""
+    replication_trouble: str = ""
     asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
     hangs: bool = False  # being asked for so long that it is no use to wait for the answer
+
+    def asked_at(self, whole: bool) -> int:
+        return self.whole_ticket if whole else self.ticket
 
 
 class Reservation:
     """Room on one node, from ``PoolLedger.reserve`` until the end of the ``with`` block."""
 
     def __init__(
-        self, ledger: PoolLedger, node: str, pool: str, taken: Footprint, ticket: int
+        self,
+        ledger: PoolLedger,
+        node: str,
+        pool: str,
+        taken: Footprint,
+        ticket: int,
+        replication_address: str,
     ) -> None:
         self.node = node
         self.pool = pool
+        self.replication_address = replication_address  # by which the node was chosen
         self.taken = taken
         self.ended = 0  # ticket of the end; 0 while in flight
         self._ledger = ledger
@@ -134,9 +143,9 @@ class PoolLedger:
                 if not outdated:
                     exact = place(request, self._views(refused, reserved=False), self._domain_key)
                     if not exact.nodes:
-                        raise self._refusal(request, exact, refused)
+                        raise refusal(request, exact, self._views(_NOTHING), refused)
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                        raise Unavailable(f"other creations are under way: {_why(choice)}")
+                        raise Unavailable(f"other creations are under way: {why(choice)}")
             if outdated:
                 self._refresh(lambda: self._asked_before(came, request))
 
@@ -162,8 +171,11 @@ class PoolLedger:
                 wrong = Unavailable(f"it answers as node {inventory.node!r}")
                 self._apply_all(node, wrong, ticket)
                 return
-            self._nodes[node].topology = dict(inventory.topology)
-            self._nodes[node].replication_address = inventory.replication_address
+            known = self._nodes[node]
+            known.topology = dict(inventory.topology)
+            if ticket >= known.ticket:
+                known.replication_address = inventory.replication_address
+                known.replication_trouble = inventory.replication_trouble
             self._apply_all(node, inventory.pools, ticket)
 
     def end(self, reservation: Reservation) -> None:
@@ -173,11 +185,19 @@ class PoolLedger:
             reservation.ended = self._last_ticket
             self._changed.notify_all()
 
-    def refresh(self, nodes: Iterable[str] | None = None) -> None:
-        """Ask these nodes (None: all) how their pools are now."""
+    def refresh(self, nodes: Iterable[str] | None = None, *, whole: bool = False) -> None:
+        """Ask these nodes (None: all) how their pools are now; ``whole``: and all that they tell.
+
+        What a node tells besides its pools is otherwise only asked again where it has a trouble.
+        """
         came = self.ticket()
         wanted = set(self._nodes if nodes is None else nodes)
-        self._refresh(lambda: [name for name in wanted if self._nodes[name].ticket < came])
+
+        def outdated() -> list[str]:
+            known = {name: self._nodes[name] for name in wanted}
+            return [n for n, node in known.items() if node.asked_at(whole) < came]
+
+        self._refresh(outdated, whole=whole)
 
     def views(self) -> tuple[NodeView, ...]:
         """What is known of all nodes, less the reservations."""
@@ -202,33 +222,17 @@ class PoolLedger:
         """
         request = PlacementRequest("", 1, spec, () if segments is None else (segments,))
         self._refresh(lambda: self._never_asked(request))
-        found = [
-            (pool, is_requested(request, {**view.topology, TOPOLOGY_NODE_KEY: view.name}))
-            for view in self.views()
-            if permits(request, view) and not view.trouble
-            if spec.replicas == 1 or view.replication_address
-            for pool in view.pools
-            if pool.name == spec.pool
-        ]
-        pools = [pool for pool, _ in found]
-        sizes = sorted((room(pool, spec)[0] for pool in pools), reverse=True)
-        total, largest = sum(sizes), max(sizes, default=0)
-        if spec.replicas > 1:
-            # Every volume takes from two pools: the largest helps no further than all the others.
-            total = min(total // 2, total - largest)
-            largest = sizes[1] if len(sizes) > 1 else 0
-            own = [room(pool, spec)[0] for pool, requested in found if requested]
-            total, largest = min(total, sum(own)), min(largest, max(own, default=0))
-        return (
-            total,
-            largest,
-            max((pool.extent_bytes for pool in pools), default=0),
-        )
+        return capacity(request, self.views())
 
     def replication_address(self, node: str) -> str:
         """Where the node takes replicas, as last told; "" is nowhere."""
         with self._changed:
             return self._nodes.get(node, _Node()).replication_address
+
+    def replication_trouble(self, node: str) -> str:
+        """Why it takes none, as last told, if it is configured to; "" for nothing."""
+        with self._changed:
+            return self._nodes.get(node, _Node()).replication_trouble
 
     def permitted(self, node: str, requisite: tuple[Segments, ...]) -> bool:
         """Whether the node is, or may be, in one of the topologies; () is any."""
@@ -255,37 +259,19 @@ class PoolLedger:
                     tuple(pools.values()),
                     trouble,
                     node.replication_address,
+                    node.replication_trouble,
                 )
             )
         return views
 
     def _hold(self, name: str, request: PlacementRequest) -> Reservation:
-        _, pool = self._nodes[name].pools[request.spec.pool]
+        node = self._nodes[name]
+        _, pool = node.pools[request.spec.pool]
         taken = footprint(pool, request.spec, request.size_bytes)
-        held = Reservation(self, name, pool.name, taken, self.ticket())
+        address = node.replication_address
+        held = Reservation(self, name, pool.name, taken, self.ticket(), address)
         self._reservations.append(held)
         return held
-
-    def _refusal(
-        self, request: PlacementRequest, choice: Choice, refused: Mapping[str, str]
-    ) -> ClusterError:
-        permitted = [view for view in self._views(_NOTHING) if permits(request, view)]
-        # Where the caller has given a node up, waiting for that one is not what it wants.
-        if permitted and all(view.trouble and view.name not in refused for view in permitted):
-            return Unavailable(f"no permitted node answers: {_why(choice)}")
-        pools = [
-            pool
-            for node in self._nodes.values()
-            for name, (_, pool) in node.pools.items()
-            if name == request.spec.pool
-        ]
-        largest = max((_total(pool, request.spec) for pool in pools), default=0)
-        if 0 < largest < request.size_bytes and not any(n.trouble for n in self._nodes.values()):
-            return OutOfRange(
-                f"{in_words(request.size_bytes)} is more than any pool"
-                f" {request.spec.pool!r} has in all ({in_words(largest)})"
-            )
-        return NoSpace(f"no node can take {in_words(request.size_bytes)}: {_why(choice)}")
 
     def _never_asked(self, request: PlacementRequest) -> list[str]:
         return [
@@ -308,13 +294,13 @@ class PoolLedger:
             and (node.ticket < ticket or (name in ended and not node.trouble))
         ]
 
-    def _refresh(self, outdated: Callable[[], list[str]]) -> None:
+    def _refresh(self, outdated: Callable[[], list[str]], *, whole: bool = False) -> None:
         """Return when no node is outdated any more, but for those that hang."""
         end = time.monotonic() + self._patience_seconds
         while True:
             with self._changed:
                 names = [name for name in outdated() if not self._nodes[name].hangs]
-                asked = {name: self._ask(name) for name in names}
+                asked = {name: self._ask(name, whole) for name in names}
             if not asked:
                 return
             wait(asked.values(), timeout=max(0.0, end - time.monotonic()))
@@ -324,7 +310,7 @@ class PoolLedger:
                 else:
                     self._do_without(name, answered)
 
-    def _ask(self, name: str) -> Future[None]:
+    def _ask(self, name: str, whole: bool) -> Future[None]:
         """Ask the node, unless that is being done; the lock is held.
 
         In a thread of its own, so that a node that hangs costs none of those who ask for others.
@@ -332,25 +318,28 @@ class PoolLedger:
         node = self._nodes[name]
         if node.asked is None:
             node.asked = answered = Future[None]()
-            work = (self._ask_now, name, self.ticket(), answered)
+            whole = whole or node.topology is None or bool(node.replication_trouble)
+            work = (self._ask_now, name, self.ticket(), whole, answered)
             # The caller's context holds the request's id for the logs.
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=work, name=f"ask-{name}", daemon=True).start()
         return node.asked
 
-    def _ask_now(self, name: str, ticket: int, answered: Future[None]) -> None:
+    def _ask_now(self, name: str, ticket: int, whole: bool, answered: Future[None]) -> None:
         node = self._nodes[name]
         failure: BaseException | None = None
         answer: Inventory | tuple[PoolReport, ...] | ClusterError | None = None
         try:
             agent = self._agents.agent(name)
-            answer = agent.inventory() if node.topology is None else agent.pools(fresh=True)
+            answer = agent.inventory() if whole else agent.pools(fresh=True)
         except ClusterError as error:
             answer = error
         except BaseException as error:  # for those who wait for the answer
             failure = error
         with self._changed:
             node.asked, node.hangs = None, False
+            if whole:
+                node.whole_ticket = ticket
             if isinstance(answer, tuple):
                 self._apply_all(name, answer, ticket)
             elif answer is not None:
@@ -401,14 +390,3 @@ class PoolLedger:
         self._reservations = [
             held for held in self._reservations if not (concerned(held) and 0 < held.ended < ticket)
         ]
-
-
-def _total(pool: PoolReport, spec: VolumeSpec) -> int:
-    """The size of a volume that would fill the empty pool; raid1 has at most that much."""
-    if spec.provision is Provision.THIN:
-        return pool.thin.virtual_limit_bytes if pool.thin is not None else 0
-    return pool.thick_total_bytes
-
-
-def _why(choice: Choice) -> str:
-    return "; ".join(choice.refused)

@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeVar
 
 from cluster.agents import Agent, Agents, Inventory, SnapshotReport, VolumeReport, ask_all
 from cluster.clones import CloneCuts
 from cluster.creation import VolumeMaker
+from cluster.differences import Difference, DifferenceKind, not_configured, orphan, removed
 from cluster.errors import Busy, ClusterError
 from cluster.groups import Groups
 from cluster.identifiers import key_of_id
@@ -38,35 +38,6 @@ from cluster.store import RecordKind, Store
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T", Volume, Snapshot, Group)
-
-
-class DifferenceKind(StrEnum):
-    UNREACHABLE = "unreachable"  # a node that did not answer: nothing is known of it
-    ORPHAN = "orphan"  # ours by its tags, but no record knows it there
-    FOREIGN = "foreign"  # in our volume group, and not ours
-    MISSING = "missing"  # a record without its logical volume
-    INCOMPLETE = "incomplete"  # a record that is ready, a logical volume that is half-made
-    SIZE = "size"
-    LIMITS = "limits"
-    HALF_MADE = "half-made"  # a creation that nobody goes on with
-    DELETING = "deleting"  # a deletion that nobody goes on with
-    LEFTOVER = "leftover"  # parts of a volume on a node that it is not on
-    CONFLICT = "conflict"  # two that claim to be the same (only when a store is rebuilt)
-    UNREADABLE = "unreadable"  # its tags do not say what it is (likewise)
-    NO_MEMBERSHIP = "no-membership"  # a replicated volume of which nobody knows who is complete
-    OWNERLESS = "ownerless"  # what a volume that is gone had in the store
-    UNCONFIRMED = "unconfirmed"  # a group that may not have been cut at one instant (likewise)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """``object_id`` is an identifier or, for what is not ours, a name."""
-
-    kind: DifferenceKind
-    node: str
-    object_id: str
-    text: str
-    mended: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,11 +193,11 @@ class Reconciler:
             known = picture.volumes.get(volume.id)
             places = () if known is None else (*known.item.nodes, *known.item.leftovers)
             if node not in places and picture.settled(volume.id):
-                yield _orphan(node, "volume", volume.id)
+                yield orphan(node, "volume", volume.id)
         for snapshot in inventory.snapshots:
             cut = picture.snapshots.get(snapshot.id)
             if (cut is None or node not in cut.item.nodes) and picture.settled(snapshot.id):
-                yield _orphan(node, "snapshot", snapshot.id)
+                yield orphan(node, "snapshot", snapshot.id)
 
     def _volume(self, entry: Entry[Volume], picture: _Picture) -> Iterator[Difference]:
         volume = entry.item
@@ -263,7 +234,7 @@ class Reconciler:
                     if node in picture.inventories:
                         yield from self._replica(entry, node, report, _least(reports.values()))
                     elif node not in picture.silent:
-                        yield _not_configured(node, "volume", volume)
+                        yield not_configured(node, "volume", volume)
 
     def _replicated(self, entry: Entry[Volume]) -> Iterator[Difference]:
         """Its membership record is read again: it may have come since the picture was taken."""
@@ -285,12 +256,12 @@ class Reconciler:
         for volume_id, _ in self._memberships.list()[0]:
             if self._volumes.find_id(volume_id) is None:
                 self._memberships.delete(volume_id)
-                yield _removed(volume_id, f"membership record of {volume_id}, which is gone")
+                yield removed(volume_id, f"membership record of {volume_id}, which is gone")
         for number, volume_id in self._slots.list().items():
             owner = self._volumes.find_id(volume_id)
             if owner is None or not holds_slot(owner.item, number):
                 self._slots.free(number, volume_id)
-                yield _removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
+                yield removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
 
     def _replica(
         self, entry: Entry[Volume], node: str, report: VolumeReport | None, size: int
@@ -350,7 +321,7 @@ class Reconciler:
                     text = f"snapshot {snapshot.id} ({snapshot.name}) has no logical volume"
                     yield Difference(DifferenceKind.MISSING, node, snapshot.id, text)
                 elif node not in picture.inventories and node not in picture.silent:
-                    yield _not_configured(node, "snapshot", snapshot)
+                    yield not_configured(node, "snapshot", snapshot)
 
     def _group(self, entry: Entry[Group], picture: _Picture) -> Iterator[Difference]:
         group = entry.item
@@ -417,20 +388,6 @@ class Reconciler:
 def _least(reports: Collection[VolumeReport | None]) -> int:
     """The size that all have; 0 where one is not known."""
     return min(0 if report is None else report.size_bytes for report in reports)
-
-
-def _removed(identifier: str, what: str) -> Difference:
-    return Difference(DifferenceKind.OWNERLESS, "", identifier, f"{what}: removed", mended=True)
-
-
-def _orphan(node: str, what: str, identifier: str) -> Difference:
-    text = f"{what} {identifier} is tagged as ours, but no record has it there"
-    return Difference(DifferenceKind.ORPHAN, node, identifier, text)
-
-
-def _not_configured(node: str, what: str, item: Volume | Snapshot) -> Difference:
-    text = f"{what} {item.id} ({item.name}) is on {node}, which is no node of the configuration"
-    return Difference(DifferenceKind.MISSING, node, item.id, text)
 
 
 def _limits_differ(volume: Volume, report: VolumeReport) -> bool:

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from cluster.differences import Difference
 from cluster.errors import ClusterError
 from cluster.pools import PoolLedger
-from cluster.reconcile import Difference, Reconciler
+from cluster.reconcile import Reconciler
 from cluster.store import RevisionExpired
 
 _log = logging.getLogger(__name__)

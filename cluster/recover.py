@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.agents import Agents, Inventory, SnapshotReport, VolumeReport, ask_all
+from cluster.differences import Difference, DifferenceKind
 from cluster.errors import ClusterError, DataLoss, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.model import (
@@ -23,7 +24,6 @@ from cluster.model import (
     snapshot_from_json,
     volume_from_json,
 )
-from cluster.reconcile import Difference, DifferenceKind
 from cluster.records import group_table, snapshot_table, volume_table
 from cluster.replicas import ReplicaRecords, unknown_membership
 from cluster.store import RecordKind, Store

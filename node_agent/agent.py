@@ -48,6 +48,8 @@ _SHORTEST_HOLD, _LONGEST_HOLD = 0.1, 60.0
 # A pool that takes longer to open than this does not keep the node from being ready.
 _OPENING_SECONDS = 30.0
 _WAIT_SECONDS = 30.0
+# Loading DRBD's module takes a moment after the start.
+_SETTING_UP_SECONDS = 5.0
 
 
 class NodeAgent:
@@ -141,6 +143,10 @@ class NodeAgent:
 
     def inventory(self) -> Inventory:
         self._look()
+        if self.replicas is not None:
+            # So that nobody is told of a trouble that is over in a moment.
+            until = self._started + _SETTING_UP_SECONDS
+            self.replicas.tried.wait(max(0.0, until - time.monotonic()))
         return self.reporter.inventory()
 
     def pools(self, *, fresh: bool) -> tuple[PoolReport, ...]:

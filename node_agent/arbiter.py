@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cluster.membership import Held, Membership
 from cluster.model import Replication
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 
 

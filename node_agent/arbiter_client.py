@@ -26,7 +26,7 @@ from node_agent.arbiter import Answer, Assignment
 from node_agent.interceptors import Observe, ObservedChannel
 from node_agent.rpc import arbiter_pb2 as pb
 from node_agent.rpc import arbiter_pb2_grpc as pb_grpc
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 
 _log = logging.getLogger(__name__)

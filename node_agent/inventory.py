@@ -63,6 +63,7 @@ class Reporter:
         self._replicas = replicas
 
     def inventory(self) -> Inventory:
+        trouble = self._replicas.trouble if self._replicas is not None else ""
         return Inventory(
             node=self._config.name,
             boot_id=boot_id(),
@@ -73,7 +74,8 @@ class Reporter:
             foreign=self._volumes.foreign(),
             stuck_commands=self._runner.stuck,
             version=VERSION,
-            replication_address=self._config.replication_address,
+            replication_address="" if trouble else self._config.replication_address,
+            replication_trouble=trouble,
         )
 
     def pools(self) -> tuple[PoolReport, ...]:

@@ -18,8 +18,8 @@ from host.errors import HostError, Missing
 from node_agent.devices import Devices
 from node_agent.labels import Kind
 from node_agent.logical_volumes import LogicalVolumes
+from node_agent.records import record_of
 from node_agent.targets import Target, Targets
-from node_agent.volumes import record_of
 
 _log = logging.getLogger(__name__)
 _UNLIMITED = io_limits.Limits()

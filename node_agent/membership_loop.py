@@ -26,7 +26,8 @@ from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
 from node_agent.notes import NoteBook
-from replication.membership import Action, Do, Situation, Yes, next_action
+from replication.actions import Action, Do, Situation, Yes
+from replication.membership import next_action
 from replication.record import Role, Statement, View
 
 _log = logging.getLogger(__name__)

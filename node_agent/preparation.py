@@ -17,7 +17,8 @@ from host.errors import NotBlank, Refused
 from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.labels import State
-from node_agent.volumes import NodeVolumes, record_of, spec_of
+from node_agent.records import record_of, spec_of
+from node_agent.volumes import NodeVolumes
 
 # Copies get a UUID that is the same at every attempt, as it may be half-written.
 _COPIES = uuid.UUID("5b1c3f0e-6c1e-4f5b-9d38-3f1f2a7f9a11")

@@ -17,9 +17,9 @@ from host.errors import HostError
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
+from replication.actions import Do
 from replication.commands import Commands
 from replication.fencing import GRANTS, Verdict
-from replication.membership import Do
 from replication.model import MIB, Replica, Resource, Tuning
 from replication.observed import Surroundings, view_of
 from replication.record import Generations, Role, Users, View

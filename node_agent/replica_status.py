@@ -26,7 +26,7 @@ from node_agent.health import Problem
 from node_agent.membership_loop import Decision
 from node_agent.verified import Verified
 from replication import status
-from replication.membership import Do
+from replication.actions import Do
 from replication.observed import CONNECTIONS
 from replication.record import Connection
 from replication.status import (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from contextlib import suppress
 
 from cluster.agents import ReplicaReport
@@ -80,7 +79,10 @@ class Replicas:
         self._verified = verified
         self._statuses = ReplicaStatuses(self._loop.decision, verified)
         self._stopped = threading.Event()
+        self.tried = threading.Event()
+        """Set once it has been set up, or could not be for the first time."""
         self.trouble = "replication is being set up"
+        """Why this node takes no replicas now; "" where it does."""
 
     def start(self, arbiter: Arbiter) -> None:
         """Load and set up the module, then begin; returns at once."""
@@ -91,6 +93,11 @@ class Replicas:
         self._loop.stop()
 
     # What the agent asks
+
+    def require_set_up(self) -> None:
+        """To be called before a replica is made. Raises Unavailable while DRBD cannot be used."""
+        if self.trouble:
+            raise Unavailable(f"{self._node} takes no replicas now: {self.trouble}")
 
     def establish(self, data: Entry) -> None:
         """Make what a replica needs beside its data. Raises NoSpace."""
@@ -155,7 +162,7 @@ class Replicas:
         size = self._storage.devices(volume_id).size_bytes
         if status is not None and (status.volumes[0].size_bytes or 0) < size:
             with suppress(HostError, Unavailable):  # it is served as it is; NodeExpand insists
-                self._resize(volume_id, size)
+                self._resize(volume_id, size, status)
 
     def report(self, volume_id: str) -> ReplicaReport:
         """How the replica is, from what is known: nothing is asked of the kernel."""
@@ -188,7 +195,7 @@ class Replicas:
             size = self._storage.grow(data, lambda done: None)
         status = self._commands.status(volume_id)
         if status is not None and status.role is Role.PRIMARY:
-            self._resize(volume_id, size)
+            self._resize(volume_id, size, status)
 
     def remove(self, volume_id: str) -> None:
         """Take the replica down, and all but its data away. Nothing there is success.
@@ -203,13 +210,12 @@ class Replicas:
             self._notes.remove(volume_id)
             self._verified.remove(volume_id)
 
-    def _resize(self, volume_id: str, size_bytes: int) -> None:
+    def _resize(self, volume_id: str, size_bytes: int, status: ResourceStatus) -> None:
         assignment = self._loop.assignment(volume_id)
         if assignment is None:
             raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
         resource = self._side.resource(assignment)
-        status = self._commands.status(volume_id)
-        connected = status is not None and status.connection().state is ConnectionState.CONNECTED
+        connected = status.connection().state is ConnectionState.CONNECTED
         # Whoever asks for growth has let all other replicas grow before.
         self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
 
@@ -222,7 +228,10 @@ class Replicas:
                 break
             except (HostError, OSError) as error:
                 self._tell(str(error))
-                self._stopped.wait(_LOADING_SECONDS)
+            except Exception as error:
+                _log.exception("replication cannot be set up")
+                self._tell(f"{type(error).__name__}: {error}")
+            self._stopped.wait(_LOADING_SECONDS)
         else:
             return
         self._tell("")
@@ -232,7 +241,11 @@ class Replicas:
                 self._follow()
             except (HostError, OSError) as error:
                 _log.warning("DRBD's events cannot be followed: %s", error)
-                time.sleep(_EVENT_SECONDS)
+            except Exception:
+                # Whatever it is, it is begun anew: without events replicas are only looked at from
+                # time to time.
+                _log.exception("DRBD's events cannot be followed")
+            self._stopped.wait(_EVENT_SECONDS)
 
     def _set_up(self) -> None:
         """The module, and its fence helper: without it a primary would not stay frozen (rule 8)."""
@@ -262,3 +275,4 @@ class Replicas:
         if trouble and trouble != self.trouble:
             _log.error("this node takes no replicas: %s", trouble)
         self.trouble = trouble
+        self.tried.set()

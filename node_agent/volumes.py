@@ -19,28 +19,24 @@ from cluster.errors import (
 )
 from cluster.locks import Locks
 from cluster.model import (
-    ENCRYPTION_BYTES,
     AccessType,
     IoLimits,
-    LayoutKind,
     Provision,
     SourceKind,
     Volume,
     VolumeSpec,
-    snapshot_from_json,
     to_json,
-    volume_from_json,
 )
 from host import block_device, block_worker, signature
 from host import errors as host
 from host.command import Runner
-from host.lvm.model import LINEAR, Layout, Raid1, Striped
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
 from node_agent.entries import Entry
 from node_agent.jobs import Jobs, Report
 from node_agent.labels import Kind, Label, State
 from node_agent.logical_volumes import LogicalVolumes, rounded
+from node_agent.records import layout_of, overhead, record_of, spec_of, volume_bytes
 from node_agent.replicas import Replicas
 
 _log = logging.getLogger(__name__)
@@ -72,10 +68,12 @@ class NodeVolumes:
         """Make the volume or adopt what is there; of at least its size.
 
         Copies and wipes that take longer than ``wait`` seconds go on in the background. Raises
-        Unavailable with their progress, NoSpace, OutOfRange, NotFound (pool or source),
-        AlreadyExists, Busy.
+        Unavailable with their progress, or where no replica can be served now, NoSpace,
+        OutOfRange, NotFound (pool or source), AlreadyExists, Busy.
         """
         with self._locks.hold(wanted.id, purpose="its creation"):
+            if wanted.replication is not None:
+                self.require_replicas().require_set_up()
             entry = self._adopted(wanted) or self._made(wanted)
             if entry.label.state is State.FILLING:
                 if not self._jobs.rejoin(wanted.id, wait):
@@ -369,38 +367,6 @@ class NodeVolumes:
         scratch = self._volumes.find(Kind.SCRATCH, volume_id)
         if scratch is not None:
             self._volumes.remove(scratch)
-
-
-def record_of(entry: Entry) -> Volume:
-    """The volume's record. Raises DataLoss when its tags are damaged."""
-    return volume_from_json(entry.label.record)
-
-
-def layout_of(spec: VolumeSpec) -> Layout:
-    layout = spec.layout
-    if layout.kind is LayoutKind.STRIPED:
-        return Striped(layout.copies, layout.stripe_bytes or Striped(layout.copies).stripe_bytes)
-    if layout.kind is LayoutKind.RAID1:
-        # What is wiped as a whole needs no copying from one disk to the other first.
-        return Raid1(layout.copies, initial_sync=spec.access is not AccessType.BLOCK)
-    return LINEAR
-
-
-def overhead(spec: VolumeSpec) -> int:
-    """What a logical volume has besides what the pod sees."""
-    return ENCRYPTION_BYTES if spec.encrypted else 0
-
-
-def volume_bytes(entry: Entry, spec: VolumeSpec) -> int:
-    """What the pod sees of a logical volume."""
-    return entry.size_bytes - overhead(spec)
-
-
-def spec_of(entry: Entry) -> VolumeSpec:
-    """Of a volume or a snapshot. Raises DataLoss when its tags are damaged."""
-    if entry.label.kind is Kind.SNAPSHOT:
-        return snapshot_from_json(entry.label.record).spec
-    return record_of(entry).spec
 
 
 def _label(wanted: Volume, state: State, *, unique: bool = True) -> Label:

@@ -207,6 +207,7 @@ def inventory_to_wire(inventory: Inventory) -> pb.Inventory:
         stuck_commands=inventory.stuck_commands,
         version=inventory.version,
         replication_address=inventory.replication_address,
+        replication_trouble=inventory.replication_trouble,
     )
 
 
@@ -222,6 +223,7 @@ def inventory_from_wire(inventory: pb.Inventory) -> Inventory:
         stuck_commands=inventory.stuck_commands,
         version=inventory.version,
         replication_address=inventory.replication_address,
+        replication_trouble=inventory.replication_trouble,
     )
 
 

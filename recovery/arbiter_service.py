@@ -24,8 +24,9 @@ from node_agent.arbiter import Assignment
 from node_agent.interceptors import Observe, ServerInterceptor
 from node_agent.rpc import arbiter_pb2 as pb
 from node_agent.rpc import arbiter_pb2_grpc as pb_grpc
-from recovery.arbiter import QUESTIONS, Arbiter, Subscription
-from replication.membership import Do
+from recovery.arbiter import QUESTIONS, Arbiter
+from recovery.followed import Subscription
+from replication.actions import Do
 from replication.record import Statement
 
 _HEARTBEAT_SECONDS = 1.0
@@ -136,7 +137,7 @@ class ArbiterService(pb_grpc.ArbiterServicer):
         with self._lock:
             if self._ended:
                 raise Unavailable("this controller is stopping: ask another one")
-            subscription = self._arbiter.subscribe(node)
+            subscription = self._arbiter.followed.subscribe(node)
             self._streams.add(subscription)
             return subscription
 

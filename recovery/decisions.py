@@ -42,7 +42,7 @@ class Decisions:
                 volume_id, lambda record: arbiter_rules.fail_over(record, node)
             )
             self._publish(volume_id, node)
-        self._arbiter.let_go_alone(volume_id, node)
+        self._arbiter.followed.let_go_alone(volume_id, node)
         return f"{answer}; {node} need not wait for the other replica"
 
     def force_primary(self, volume_id: str, node: str, *, accept_data_loss: bool) -> str:
@@ -61,7 +61,7 @@ class Decisions:
                 whatever_was_seen=True,
             )
             self._publish(volume_id, node)
-        self._arbiter.let_go_alone(volume_id, node)
+        self._arbiter.followed.let_go_alone(volume_id, node)
         return answer
 
     def _replicated(self, volume_id: str) -> Volume:
@@ -81,13 +81,13 @@ class Decisions:
             self._table.update(entry, published=(wanted,))
 
     def _what_is_at_stake(self, volume: Volume, node: str) -> str:
-        record, stated = self._arbiter.known(volume.id)
-        if record is None:
+        held, stated = self._arbiter.followed.find(volume.id)
+        if held is None:
             known = "the store has no membership record"
         else:
-            silent = self._arbiter.silent()
+            silent = self._arbiter.followed.silent()
             known = "; ".join(
-                _known(one, record, stated.get(one), silent) for one in record.replicas
+                _known(one, held.record, stated.get(one), silent) for one in held.record.replicas
             )
         return (
             f"this makes the replica on {node} the volume {volume.name}: writes that were "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection
 
-from recovery.arbiter import Arbiter
 from recovery.failover import Replicated, judge, not_connected
+from recovery.followed import Followed
+from recovery.rounds import Rounds
 
 _log = logging.getLogger(__name__)
 
@@ -17,23 +17,22 @@ class FailoverLoop:
     """``nodes`` are all configured ones, by which an isolation of our own is told."""
 
     def __init__(
-        self, arbiter: Arbiter, nodes: Collection[str], *, interval_seconds: float = 0.5
+        self, followed: Followed, nodes: Collection[str], *, interval_seconds: float = 0.5
     ) -> None:
-        self._arbiter = arbiter
+        self._followed = followed
         self._nodes = frozenset(nodes)
-        self._interval_seconds = interval_seconds
         self._reasons: dict[str, str] = {}
         self._apart_since: dict[str, float] = {}  # volume -> time.monotonic()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="failover", daemon=True)
+        self._rounds = Rounds(
+            "failover", self.look, interval_seconds, "the nodes could not be looked after"
+        )
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Waits for the look that is under way. Before the arbiter is stopped."""
-        self._stopped.set()
-        self._thread.join()
+        self._rounds.stop()
 
     def reason(self, volume_id: str) -> str:
         """What was decided about it last and why, in words; "" where nobody is silent."""
@@ -41,8 +40,8 @@ class FailoverLoop:
 
     def look(self) -> None:
         """One round."""
-        silent = self._arbiter.silent()
-        unsettled = self._arbiter.unsettled(silent)
+        silent = self._followed.silent()
+        unsettled = self._followed.unsettled(silent)
         self._note_who_is_apart(unsettled)
         now = time.monotonic()
         reasons: dict[str, str] = {}
@@ -56,22 +55,14 @@ class FailoverLoop:
                     _log.warning("volume %s: %s", volume.volume_id, verdict.reason)
                 words[volume.volume_id] = verdict.reason + _command(volume, verdict.go_alone)
             if verdict.go_alone:
-                self._arbiter.let_go_alone(volume.volume_id, verdict.go_alone)
+                self._followed.let_go_alone(volume.volume_id, verdict.go_alone)
         self._reasons = reasons
-        self._arbiter.tell_words(words)
+        self._followed.tell_words(words)
 
     def _note_who_is_apart(self, unsettled: Collection[Replicated]) -> None:
         now, before = time.monotonic(), self._apart_since
         apart = [volume.volume_id for volume in unsettled if not_connected(volume)]
         self._apart_since = {volume_id: before.get(volume_id, now) for volume_id in apart}
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval_seconds):
-            try:
-                self.look()
-            except Exception:
-                # Whatever it is, the next round may go better; without rounds nothing fails over.
-                _log.exception("the nodes could not be looked after")
 
 
 def _command(volume: Replicated, go_alone: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from cluster.memberships import Memberships
 from cluster.model import Phase, Volume
 from cluster.records import volume_table
 from cluster.store import Store
-from recovery.arbiter import Arbiter
 from recovery.failover import isolated
+from recovery.followed import Followed
 from recovery.replica_changes import ReplicaChanges
+from recovery.rounds import Rounds
 from replication.record import Disk, Statement
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class RepairLoop:
     def __init__(
         self,
         store: Store,
-        arbiter: Arbiter,
+        followed: Followed,
         changes: ReplicaChanges,
         nodes: Collection[str],
         *,
@@ -48,25 +48,24 @@ class RepairLoop:
     ) -> None:
         self._volumes = volume_table(store)
         self._memberships = Memberships(store)
-        self._arbiter = arbiter
+        self._followed = followed
         self._changes = changes
         self._nodes = frozenset(nodes)
         self._repair_after_seconds = repair_after_seconds
-        self._interval_seconds = interval_seconds
         self._silent_since: dict[str, float] = {}  # time.monotonic()
         self._failed_since: dict[tuple[str, str], float] = {}  # volume and node
         self._unfinished: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="repair", daemon=True)
+        self._rounds = Rounds(
+            "repair", self.look, interval_seconds, "the replicas could not be looked after"
+        )
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Waits for the round that is under way. Before the arbiter is stopped."""
-        self._stopped.set()
-        self._thread.join()
+        self._rounds.stop()
 
     def reason(self, volume_id: str) -> str:
         """What is being done about its replicas, or why it cannot be; "" where nothing is."""
@@ -92,7 +91,7 @@ class RepairLoop:
         self._reasons = reasons
 
     def _try(self, reasons: dict[str, str], volume_id: str, why: str, lost: str) -> None:
-        if self._stopped.is_set():
+        if self._rounds.stopped:
             return
         try:
             if lost:
@@ -118,7 +117,7 @@ class RepairLoop:
         reasons: dict[str, str],
     ) -> Iterator[_Lost]:
         now = time.monotonic()
-        quiet = self._arbiter.silent() | (self._nodes - self._arbiter.heard())
+        quiet = self._followed.silent() | (self._nodes - self._followed.heard())
         self._silent_since = {node: self._silent_since.get(node, now) for node in quiet}
         failed: dict[tuple[str, str], float] = {}
         standing_down = isolated(quiet, self._nodes)
@@ -126,7 +125,7 @@ class RepairLoop:
             record = records[volume.id]
             if volume.replication is None or record.quarantine:
                 continue
-            stated = self._arbiter.statements(volume.id)
+            stated = self._followed.statements(volume.id)
             for node in record.replicas:
                 if not record.others(node):
                     continue  # nothing complete would remain
@@ -144,14 +143,6 @@ class RepairLoop:
                 else:
                     yield _Lost(volume, node, f"{what}: it is replaced")
         self._failed_since = failed
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval_seconds):
-            try:
-                self.look()
-            except Exception:
-                # Whatever it is, the next round may go better; without rounds nothing is repaired.
-                _log.exception("the replicas could not be looked after")
 
 
 def _has_no_disk(stated: Statement | None) -> bool:

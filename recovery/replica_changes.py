@@ -17,11 +17,9 @@ agent reads in the membership that it has no replica any more, and takes it down
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Protocol
 
 from cluster.agents import Agents, VolumeReport
 from cluster.creation import VolumeMaker
@@ -43,21 +41,12 @@ from cluster.pools import PoolLedger, Reservation
 from cluster.records import Entry, volume_table
 from cluster.replicas import ReplicaRecords
 from cluster.store import Store
+from recovery.asking import Asking, Decider
 from replication import arbiter_rules
 from replication.arbiter_rules import Answer
-from replication.record import Connection, Disk, Statement
+from replication.record import Disk, Statement
 
-_REPEAT_SECONDS = 0.1
 _PURPOSE = "a change of its replicas"
-
-Rule = Callable[[Held, Mapping[str, Statement]], Answer]
-
-
-class Decider(Protocol):
-    """``recovery.arbiter.Arbiter``."""
-
-    def change(self, volume_id: str, rule: Rule) -> Answer: ...
-    def statements(self, volume_id: str) -> Mapping[str, Statement]: ...
 
 
 class ReplicaChanges:
@@ -85,8 +74,7 @@ class ReplicaChanges:
         self._agents = agents
         self._pools = pools
         self._locks = locks
-        self._decider = decider
-        self._patience_seconds = patience_seconds
+        self._asking = Asking(self._memberships, agents, pools, decider, patience_seconds)
 
     def set_replicas(self, volume_id: str, count: int) -> Volume:
         """Give the volume one or two replicas; a new one is filled in the background.
@@ -175,10 +163,11 @@ class ReplicaChanges:
             try:
                 return self._fill(entry, adding[0])
             except (Unavailable, Busy):
-                self._pools.refresh(adding)
-                if adding[0] not in self._pools.troubled():
+                self._pools.refresh(adding, whole=True)
+                trouble = self._pools.replication_trouble(adding[0])
+                if not trouble and adding[0] not in self._pools.troubled():
                     raise  # it is busy with it
-            # The node is down: elsewhere then.
+            # The node is down, or takes no replicas any more: elsewhere then.
         return self._remove_rest(self._follow(entry, record))
 
     def _follow(self, entry: Entry[Volume], record: Membership) -> Entry[Volume]:
@@ -204,13 +193,15 @@ class ReplicaChanges:
         if volume.spec.layout.kind is not LayoutKind.LINEAR:
             raise Unsupported(f"layout {volume.spec.layout.kind} is not supported with 2 replicas")
         (present,) = volume.nodes
-        self._pools.refresh((present,))
+        self._pools.refresh((present,), whole=True)
+        if trouble := self._pools.replication_trouble(present):
+            raise Unavailable(f"{present} takes no replicas now: {trouble}")
         address = self._pools.replication_address(present)
         if not address:
             raise Refused(f"{present} takes no replicas: configure its replication_address")
         entry = self._remove_rest(entry)
         with self._room(entry.item, present) as reservation:
-            entry = self._begin(entry, (present, address), reservation.node)
+            entry = self._begin(entry, (present, address), reservation)
             try:
                 return self._fill(entry, reservation.node, reservation)
             except (Unavailable, Busy):
@@ -222,14 +213,16 @@ class ReplicaChanges:
                 self._remove_rest(self._collapse(entry))
                 raise
 
-    def _begin(self, entry: Entry[Volume], present: tuple[str, str], added: str) -> Entry[Volume]:
+    def _begin(
+        self, entry: Entry[Volume], present: tuple[str, str], added: Reservation
+    ) -> Entry[Volume]:
         """Write down where it is to be, with all that it has in the store then.
 
         The membership record comes first: a replicated volume is never without.
         """
         volume = entry.item
         node = present[0]
-        places = (present, (added, self._pools.replication_address(added)))
+        places = (present, (added.node, added.replication_address))
         planned = self._replicas.plan(volume, places, equal=False)
         user = next((publication.node for publication in volume.published), "")
         self._memberships.delete(volume.id)
@@ -240,7 +233,7 @@ class ReplicaChanges:
         record = replace(record, generation=planned.generation)
         self._memberships.create(volume.id, record)
         return self._volumes.update(
-            entry, nodes=(node, added), spec=_spec(volume, 2), replication=planned
+            entry, nodes=(node, added.node), spec=_spec(volume, 2), replication=planned
         )
 
     def _complete(
@@ -275,11 +268,11 @@ class ReplicaChanges:
         """A replica in place of one that has left."""
         volume = entry.item
         assert volume.replication is not None  # the caller has looked
-        self._until(volume.id, lambda: self._why_not_apart(volume.id, keeper))
+        self._asking.until_apart(volume.id, keeper)
         node = reservation.node
         own = next(place for place in volume.replication.places if place.node == keeper)
         free = next(number for number in (0, 1) if number != own.node_id)
-        other = ReplicaPlace(node, free, self._pools.replication_address(node))
+        other = ReplicaPlace(node, free, reservation.replication_address)
         changed = replace(volume.replication, places=(own, other), equal=False)
         entry = self._volumes.update(entry, nodes=(keeper, node), replication=changed)
         return self._fill(entry, node, reservation)
@@ -297,8 +290,8 @@ class ReplicaChanges:
         _, pool = self._agents.agent(node).create_volume(wanted)
         if reservation is not None:
             reservation.report(pool)
-        self._update(keeper, volume)
-        self._granted(volume.id, lambda held, _: arbiter_rules.add_replica(held.record, node))
+        self._asking.update(keeper, volume)
+        self._asking.grant(volume.id, lambda held, _: arbiter_rules.add_replica(held.record, node))
         return entry
 
     def _claim(self, entry: Entry[Volume], there: VolumeReport) -> Entry[Volume]:
@@ -316,17 +309,6 @@ class ReplicaChanges:
             changed = replace(replication, minor=slot.minor, port=slot.port)
             entry = self._volumes.update(entry, replication=changed)
         return entry
-
-    def _why_not_apart(self, volume_id: str, keeper: str) -> str:
-        """Why the keeper's DRBD cannot be given another peer yet, or nothing."""
-        held = self._memberships.find(volume_id)
-        stated = self._decider.statements(volume_id).get(keeper)
-        if held is None or stated is None or stated.revision != held.revision:
-            return f"{keeper} has not told yet that it knows of the change"
-        view = stated.view
-        if view.disk is not Disk.ABSENT and view.connection is not Connection.STANDALONE:
-            return f"{keeper} has not let go of its former peer yet ({view.connection})"
-        return ""
 
     # Two to one
 
@@ -350,7 +332,7 @@ class ReplicaChanges:
                 return node
         if not record.members:
             raise Refused(f"volume {volume.id} has no complete replica: a person has to decide")
-        stated = self._decider.statements(volume.id)
+        stated = self._asking.statements(volume.id)
         whole = [
             node
             for node in record.members
@@ -393,7 +375,7 @@ class ReplicaChanges:
             return arbiter_rules.remove_replica(held, leaving, stated[keeper])
 
         try:
-            self._granted(volume.id, rule)
+            self._asking.grant(volume.id, rule)
         except (Unavailable, Refused):
             self._follow(entry, self._record(volume))  # it stays
             raise
@@ -404,42 +386,10 @@ class ReplicaChanges:
         volume = entry.item
         (keeper,) = volume.nodes
         plain = replace(volume, spec=_spec(volume, 1), replication=None)
-        self._update(keeper, plain)
+        self._asking.update(keeper, plain)
         entry = self._volumes.update(entry, spec=plain.spec, replication=None)
         self._replicas.dissolve(volume)
         return entry
-
-    # Asking
-
-    def _update(self, node: str, volume: Volume) -> None:
-        """What the agent has to have seen first, it sees within moments."""
-        until = time.monotonic() + self._patience_seconds
-        while True:
-            ticket = self._pools.ticket()
-            try:
-                pool = self._agents.agent(node).update_volume(volume)
-            except Unavailable:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(_REPEAT_SECONDS)
-                continue
-            self._pools.report(node, pool, ticket)
-            return
-
-    def _granted(self, volume_id: str, rule: Rule) -> None:
-        self._until(volume_id, lambda: _refusal(self._decider.change(volume_id, rule)))
-
-    def _until(self, volume_id: str, why_not: Callable[[], str]) -> None:
-        """Raises Unavailable with the last reason why not."""
-        until = time.monotonic() + self._patience_seconds
-        while reason := why_not():
-            if time.monotonic() > until:
-                raise Unavailable(f"volume {volume_id}: {reason}")
-            time.sleep(_REPEAT_SECONDS)
-
-
-def _refusal(answer: Answer) -> str:
-    return "" if answer.granted else answer.reason
 
 
 def _spec(volume: Volume, replicas: int) -> VolumeSpec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection
 
@@ -13,6 +12,7 @@ from cluster.memberships import Memberships
 from cluster.model import Phase, Volume
 from cluster.records import volume_table
 from cluster.store import Store
+from recovery.rounds import Rounds
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +35,21 @@ class Verification:
         self._memberships = Memberships(store)
         self._agents = agents
         self._interval_seconds = interval_seconds
-        self._round_seconds = round_seconds
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
+        self._rounds = Rounds(
+            "verify",
+            self.look,
+            round_seconds,
+            "whose turn it is to be verified could not be found out",
+        )
 
     def start(self) -> None:
         """Begin the rounds, if there are any."""
         if self._interval_seconds:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """Waits for a round that is under way. With the agents' channels closed it ends at once."""
-        self._stopped.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._rounds.stop()
 
     def verify(self, volume_id: str) -> str:
         """Begin it; returns the node that compares. Raises NotFound, Refused, Unavailable."""
@@ -97,21 +98,17 @@ class Verification:
             else:
                 busy.update(volume.nodes)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._round_seconds):
-            try:
-                self.look()
-            except Exception:
-                # Whatever it is, the next round may go better.
-                _log.exception("whose turn it is to be verified could not be found out")
-
 
 def _verified_at(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> float:
-    """When the newest finished comparison ended, by its node's clock; 0 where there is none."""
+    """When the newest finished comparison ended, by its node's clock.
+
+    Before the first one: when the volume was made, so that a new one has an interval's time.
+    """
     found = [reports.get((node, volume.id)) for node in volume.nodes]
     verified = [one.replica.verify for one in found if one is not None and one.replica is not None]
     return max(
-        (one.finished_at for one in verified if one is not None and not one.trouble), default=0.0
+        (one.finished_at for one in verified if one is not None and not one.trouble),
+        default=volume.created_at,
     )
 
 

@@ -23,84 +23,11 @@ How each rule of membership is held, and by which test, is in docs/membership.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-from cluster.membership import Held, Membership, bare
-from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
+from cluster.membership import bare
+from replication.actions import Action, Do, Situation, Yes
+from replication.record import Connection, Disk, Generations, Notes, Role, Users, View
 
 WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
-
-
-class Do(StrEnum):
-    """What the loop can carry out; each may be repeated."""
-
-    WAIT = "wait"  # nothing to do now; the reason is for people
-    NOTE = "note"  # write the notes given with it durably
-    ASK_ALONE = "ask-alone"  # flush the disk's cache, then arbiter_rules.serve_alone
-    ASK_CONNECTED = "ask-connected"  # flush the disk's cache, then arbiter_rules.serve_connected
-    ASK_LEAVE = "ask-leave"  # arbiter_rules.leave
-    ASK_CONFIRM = "ask-confirm"  # flush the disk's cache, then arbiter_rules.confirm
-    REPORT = "report"  # arbiter_rules.report, with the record of the notes
-    ATTACH = "attach"  # set the resource up without connecting it
-    CONNECT = "connect"  # drop the remembered permission, then connect
-    FORCE_DISCONNECT = "force-disconnect"
-    RESUME_IO = "resume-io"
-    WRITE_GRANT = "write-grant"  # volume, epoch, boot id; for the fence helper
-    REMOVE_GRANT = "remove-grant"
-    PROMOTE = "promote"
-    PROMOTE_BY_FORCE = "promote-by-force"
-    DEMOTE = "demote"
-    SUSPEND_FACE = "suspend-face"
-    RESUME_FACE = "resume-face"
-    NEW_GENERATION = "new-generation"  # while StandAlone: drbdsetup new-current-uuid
-    OUTDATE = "outdate"
-    INVALIDATE = "invalidate"  # take down, make the metadata anew, attach: all has to be resynced
-    DETACH = "detach"  # by force
-    TAKE_DOWN = "take-down"
-    KILL_USERS = "kill-users"
-    REPORT_REBOOT = "report-reboot"  # nothing but a reboot ends this node's users
-
-
-@dataclass(frozen=True)
-class Action:
-    do: Do
-    reason: str  # in words, for events and status
-    notes: Notes | None = None  # of NOTE
-
-
-@dataclass(frozen=True)
-class Yes:
-    """A permission that the agent's loop remembers: that of the record's present epoch."""
-
-    epoch: int
-    alone: bool
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that the next action follows from.
-
-    ``held``: the record as just read, or None where that failed. ``peer``: what the other replica's
-    agent last told a controller, however long ago. ``go_alone``: a controller has decided that a
-    survivor need not wait for its peer.
-    """
-
-    view: View
-    notes: Notes
-    held: Held | None
-    yes: Yes | None = None
-    peer: Statement | None = None
-    go_alone: bool = False
-
-    @property
-    def record(self) -> Membership:
-        assert self.held is not None  # next_action goes no further without one
-        return self.held.record
-
-    @property
-    def peer_in_set(self) -> bool:
-        return bool(self.record.others(self.view.node))
 
 
 def next_action(now: Situation) -> Action:

@@ -222,6 +222,7 @@ class AdminService(AdminChanges):
             stuck_commands=inventory.stuck_commands,
             volumes=len(inventory.volumes),
             snapshots=len(inventory.snapshots),
+            replication_trouble=inventory.replication_trouble,
         )
 
     def _ask(

@@ -10,8 +10,8 @@ import grpc
 from cluster.errors import InvalidArgument, Unsupported
 from csi.rpc import admin_pb2 as pb
 from csi.rpc import admin_pb2_grpc
-from recovery.arbiter import Arbiter
 from recovery.decisions import Decisions
+from recovery.followed import Followed
 from recovery.verification import Verification
 
 
@@ -29,7 +29,7 @@ class ReplicaChanges(Protocol):
 class ReplicationParts:
     """What of the controller decides about replicated volumes; it has them with an arbiter."""
 
-    arbiter: Arbiter
+    followed: Followed
     decisions: Decisions
     verification: Verification
     changes: ReplicaChanges | None = None
@@ -88,7 +88,7 @@ class AdminChanges(admin_pb2_grpc.AdminServicer):
 
     def _word(self, volume_id: str) -> str:
         """What the controller makes of silent nodes."""
-        return "" if self._parts is None else self._parts.arbiter.word(volume_id)
+        return "" if self._parts is None else self._parts.followed.word(volume_id)
 
     def _replication_parts(self) -> ReplicationParts:
         if self._parts is None:

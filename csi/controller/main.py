@@ -82,10 +82,12 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     if arbiter is not None:
         changes = ReplicaChanges(store, agents, pools, locks, arbiter)
         seconds = config.repair_after_seconds
-        repair = RepairLoop(store, arbiter, changes, config.nodes, repair_after_seconds=seconds)
+        repair = RepairLoop(
+            store, arbiter.followed, changes, config.nodes, repair_after_seconds=seconds
+        )
         verification = Verification(store, agents, interval_seconds=config.verify_interval_seconds)
         decisions = Decisions(store, locks, arbiter)
-        parts = ReplicationParts(arbiter, decisions, verification, changes)
+        parts = ReplicationParts(arbiter.followed, decisions, verification, changes)
         metrics.register(ReplicationCollector(arbiter))
     metrics.register(ClusterCollector(store, pools, reconciler))
     if config.metrics_listen:
@@ -129,7 +131,7 @@ def _start_arbiter(
     arbiter = Arbiter(store, key.secret)
     arbiter.start()
     stack.callback(arbiter.stop)
-    failover = FailoverLoop(arbiter, config.nodes)
+    failover = FailoverLoop(arbiter.followed, config.nodes)
     failover.start()
     stack.callback(failover.stop)
     server = ArbiterServer(

@@ -12,9 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cluster.differences import DifferenceKind
 from cluster.errors import ClusterError
 from cluster.pools import PoolLedger
-from cluster.reconcile import DifferenceKind, Reconciler
+from cluster.reconcile import Reconciler
 from cluster.store import Event, JsonObject, Record, RecordKind, Store
 from node_agent.metrics import Metrics, pool_metrics
 from recovery.arbiter import Arbiter
@@ -96,7 +97,7 @@ class ReplicationCollector(Collector):
         )
         replicas = GaugeMetricFamily("xlss_volume_replicas", "Replicas in all.", labels=["volume"])
         degraded = quarantined = 0
-        for volume_id, record in self._arbiter.records().items():
+        for volume_id, record in self._arbiter.followed.records().items():
             members.add_metric([volume_id], len(record.members))
             replicas.add_metric([volume_id], len(record.replicas))
             degraded += len(record.members) < len(record.replicas)
@@ -113,12 +114,12 @@ class ReplicationCollector(Collector):
         yield GaugeMetricFamily(
             "xlss_nodes_silent",
             "Nodes that have spoken to the arbiter, and do not now.",
-            value=len(self._arbiter.silent()),
+            value=len(self._arbiter.followed.silent()),
         )
         yield CounterMetricFamily(
             "xlss_failovers_decided",
             "How often a survivor was told that it need not wait.",
-            value=self._arbiter.failovers,
+            value=self._arbiter.followed.failovers,
         )
         answers = CounterMetricFamily(
             "xlss_arbiter_answers",

@@ -15,8 +15,8 @@ from host import mount
 from host.errors import NotBlank
 from host.ownership import apply_group
 from node_agent.agent import NodeAgent
+from node_agent.records import record_of
 from node_agent.targets import Target
-from node_agent.volumes import record_of
 
 _log = logging.getLogger(__name__)
 _SINGLE_WRITER = "SINGLE_NODE_SINGLE_WRITER"

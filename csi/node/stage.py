@@ -15,7 +15,7 @@ from csi.secrets import encryption_key
 from host import mount
 from node_agent.agent import NodeAgent
 from node_agent.preparation import Preparation
-from node_agent.volumes import record_of
+from node_agent.records import record_of
 
 
 def require_fitting(volume_id: str, spec: VolumeSpec, capability: Capability) -> None:

@@ -10,7 +10,7 @@ from host import block_device, filesystem, mount
 from node_agent.agent import NodeAgent
 from node_agent.inventory import mounts_by_volume
 from node_agent.labels import Kind
-from node_agent.volumes import record_of, volume_bytes
+from node_agent.records import record_of, volume_bytes
 
 _BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
 

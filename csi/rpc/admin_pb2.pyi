@@ -40,7 +40,7 @@ class Replicated(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., summary: _Optional[str] = ..., health: _Optional[_Union[_node_agent_pb2.Health, str]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("name", "address", "trouble", "boot_id", "version", "topology", "pools", "stuck_commands", "volumes", "snapshots")
+    __slots__ = ("name", "address", "trouble", "boot_id", "version", "topology", "pools", "stuck_commands", "volumes", "snapshots", "replication_trouble")
     class TopologyEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Node(_message.Message):
     STUCK_COMMANDS_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    REPLICATION_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     trouble: str
@@ -68,7 +69,8 @@ class Node(_message.Message):
     stuck_commands: int
     volumes: int
     snapshots: int
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., trouble: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., pools: _Optional[_Iterable[_Union[_node_agent_pb2.Pool, _Mapping]]] = ..., stuck_commands: _Optional[int] = ..., volumes: _Optional[int] = ..., snapshots: _Optional[int] = ...) -> None: ...
+    replication_trouble: str
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., trouble: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., pools: _Optional[_Iterable[_Union[_node_agent_pb2.Pool, _Mapping]]] = ..., stuck_commands: _Optional[int] = ..., volumes: _Optional[int] = ..., snapshots: _Optional[int] = ..., replication_trouble: _Optional[str] = ...) -> None: ...
 
 class Count(_message.Message):
     __slots__ = ("kind", "phase", "count")

@@ -63,7 +63,7 @@ class ArbiterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ask(self, request, context):
-        """One of the ASK actions or REPORT of replication/membership.py.
+        """One of the ASK actions or REPORT of replication/actions.py.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ class GetInventoryRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Inventory(_message.Message):
-    __slots__ = ("node", "boot_id", "topology", "pools", "volumes", "snapshots", "foreign", "stuck_commands", "version", "replication_address")
+    __slots__ = ("node", "boot_id", "topology", "pools", "volumes", "snapshots", "foreign", "stuck_commands", "version", "replication_address", "replication_trouble")
     class TopologyEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Inventory(_message.Message):
     STUCK_COMMANDS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REPLICATION_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     node: str
     boot_id: str
     topology: _containers.ScalarMap[str, str]
@@ -53,7 +54,8 @@ class Inventory(_message.Message):
     stuck_commands: int
     version: str
     replication_address: str
-    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., foreign: _Optional[_Iterable[str]] = ..., stuck_commands: _Optional[int] = ..., version: _Optional[str] = ..., replication_address: _Optional[str] = ...) -> None: ...
+    replication_trouble: str
+    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., topology: _Optional[_Mapping[str, str]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., foreign: _Optional[_Iterable[str]] = ..., stuck_commands: _Optional[int] = ..., version: _Optional[str] = ..., replication_address: _Optional[str] = ..., replication_trouble: _Optional[str] = ...) -> None: ...
 
 class Pool(_message.Message):
     __slots__ = ("name", "volume_group", "extent_bytes", "thick_total_bytes", "thick_free_bytes", "disk_free_bytes", "thin", "trouble", "block_bytes")

@@ -12,8 +12,8 @@ from cluster.model import ReplicaPlace, Replication
 from cluster.placement import metadata_bytes
 from lab.node import MIB
 from node_agent.arbiter import Assignment
+from replication.actions import Do
 from replication.fencing import Verdict
-from replication.membership import Do
 from replication.model import Resource
 from replication.record import Connection, Disk, Role
 from replication.status import ConnectionState, DiskState

@@ -96,7 +96,7 @@ class Controller:
 
     def stated(self) -> dict[str, Statement]:
         """What it knows of the volume, by node."""
-        found = self.arbiter.unsettled(("a", "b"))
+        found = self.arbiter.followed.unsettled(("a", "b"))
         return dict(next((one.statements for one in found if one.volume_id == VOLUME), {}))
 
     def stop(self) -> None:

@@ -16,8 +16,9 @@ from cluster.model import Volume
 from cluster.sqlite_store import SqliteStore
 from cluster.store import Store
 from recovery.arbiter import Arbiter
+from recovery.asking import Rule
 from recovery.repair_loop import RepairLoop
-from recovery.replica_changes import ReplicaChanges, Rule
+from recovery.replica_changes import ReplicaChanges
 from replication.arbiter_rules import Answer
 from replication.record import Connection, Disk, Generations, Role, Statement, View
 from tests.unit.cluster_world import World, three_nodes
@@ -111,7 +112,7 @@ class ChangingWorld(World):
         )
         self.repair = RepairLoop(
             self.base,
-            self.seeing.arbiter,
+            self.seeing.arbiter.followed,
             self.changes,
             self.nodes.names(),
             repair_after_seconds=1e-9,

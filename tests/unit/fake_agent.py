@@ -78,6 +78,7 @@ class FakeNode:
     topology: Mapping[str, str] = field(default_factory=dict)
     fault: Fault = lambda node, call, when: None
     replication_address: str = ""
+    replication_trouble: str = ""
     down: bool = False
     delay: float = 0.0  # seconds that each creation takes
     copies: int = 0  # creations from a source that are answered with Unavailable before the last
@@ -160,7 +161,8 @@ class FakeNode:
                 volumes=tuple(map(self.report, self.volumes)),
                 snapshots=tuple(map(self.snapshot_report, self.snapshots)),
                 foreign=self.foreign,
-                replication_address=self.replication_address,
+                replication_address="" if self.replication_trouble else self.replication_address,
+                replication_trouble=self.replication_trouble,
             )
 
     def pools(self, *, fresh: bool) -> tuple[PoolReport, ...]:
@@ -176,6 +178,8 @@ class FakeNode:
         time.sleep(self.delay)
         with self._mutex:
             name = volume.spec.pool
+            if volume.replication is not None and self.replication_trouble:
+                raise Unavailable(f"{self.name} takes no replicas now: {self.replication_trouble}")
             if volume.id not in self.volumes:
                 replication = volume.replication
                 complete = replication is None or self.name in replication.complete

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from cluster.membership import Boot, Held, Membership
 from replication import arbiter_rules, membership
+from replication.actions import Action, Do, Situation, Yes
 from replication.arbiter_rules import Answer
-from replication.membership import Action, Do, Situation, Yes
 from replication.record import (
     CONNECTED,
     Connection,

@@ -14,11 +14,12 @@ import pytest
 
 from cli import people
 from cli.admin_client import AdminClient, connect
+from cluster.differences import DifferenceKind
 from cluster.errors import NotFound, Unavailable
 from cluster.locks import ObjectLocks
 from cluster.model import IoLimits, Phase, Provision, VolumeSpec
 from cluster.pools import PoolLedger
-from cluster.reconcile import DifferenceKind, Reconciler
+from cluster.reconcile import Reconciler
 from cluster.snapshots import Snapshots
 from cluster.sqlite_store import SqliteStore
 from cluster.volumes import CreateRequest, Volumes

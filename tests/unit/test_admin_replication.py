@@ -52,7 +52,7 @@ class Site:
         self.arbiter = Arbiter(world.store, lambda volume_id: "secret", gather_seconds=0.0)
         self.changes = Changes()
         parts = ReplicationParts(
-            self.arbiter,
+            self.arbiter.followed,
             Decisions(world.store, world.locks, self.arbiter),
             Verification(world.store, world.agents, interval_seconds=0),
             self.changes,
@@ -127,7 +127,9 @@ def test_frozen_writes_want_a_person(site: Site, xlss: Command) -> None:
     )
     site.world.nodes.nodes["n1"].sick[site.volume.id] = (Health.INACCESSIBLE, "held back")
     site.world.nodes.nodes["n2"].down = True
-    site.arbiter.tell_words({site.volume.id: "2 of 3 nodes are silent at once: standing down"})
+    site.arbiter.followed.tell_words(
+        {site.volume.id: "2 of 3 nodes are silent at once: standing down"}
+    )
     code, text = xlss("status")
     assert code == 2
     assert "frozen: the other one was lost" in text
@@ -139,6 +141,14 @@ def test_frozen_writes_want_a_person(site: Site, xlss: Command) -> None:
     reports = [each["report"] for each in shown["nodes"] if each["report"] is not None]
     (replica,) = [report["replica"] for report in reports if report["replica"] is not None]
     assert replica["frozen"] == "the other one was lost"
+
+
+def test_a_node_that_can_take_no_replicas_wants_a_person(site: Site, xlss: Command) -> None:
+    site.world.nodes.nodes["n2"].replication_trouble = "modprobe: Module drbd not found"
+    code, text = xlss("status")
+    assert code == 2
+    assert "node n2 takes no replicas: modprobe: Module drbd not found" in text
+    assert xlss.json("nodes")[1]["replication_trouble"] == "modprobe: Module drbd not found"
 
 
 def test_a_person_fails_over(site: Site, xlss: Command) -> None:
@@ -205,7 +215,7 @@ def test_the_controller_shows_replication_to_prometheus(site: Site) -> None:
     metrics = Metrics("controller")
     metrics.register(ReplicationCollector(site.arbiter))
     change(site.world, site.volume, members=("n1",))
-    site.arbiter._try_to_read_all()
+    site.arbiter.followed._try_to_read_all()
     text = metrics.text().decode()
     assert f'xlss_volume_members{{volume="{site.volume.id}"}} 1.0' in text
     assert f'xlss_volume_replicas{{volume="{site.volume.id}"}} 2.0' in text

@@ -15,9 +15,10 @@ from cluster.membership import Membership
 from cluster.memberships import Memberships
 from cluster.sqlite_store import SqliteStore
 from node_agent.arbiter import Assignment
-from recovery.arbiter import Arbiter, Subscription
+from recovery.arbiter import Arbiter
 from recovery.failover_loop import FailoverLoop
-from replication.membership import Do
+from recovery.followed import Followed, Subscription
+from replication.actions import Do
 from replication.record import Connection, Role
 from tests.unit.arbiter_world import BOTH, REPLICATION, VOLUME, add_volume, alone, held, sees
 
@@ -102,7 +103,7 @@ def test_a_node_is_told_everything_and_then_every_change(
     store: SqliteStore, make: Callable[..., Arbiter]
 ) -> None:
     arbiter = make()
-    with arbiter.subscribe("b") as subscription:
+    with arbiter.followed.subscribe("b") as subscription:
         assignments, gone = next_of(subscription)
         assert assignments[VOLUME] == Assignment(
             VOLUME, held(store), REPLICATION, f"secret of {VOLUME}"
@@ -123,7 +124,7 @@ def test_a_volume_that_is_made_later_is_told_as_well(
     store: SqliteStore, make: Callable[..., Arbiter]
 ) -> None:
     arbiter = make(None)
-    with arbiter.subscribe("a") as subscription:
+    with arbiter.followed.subscribe("a") as subscription:
         Memberships(store).create(VOLUME, BOTH)
         assert next_of(subscription)[0].keys() == {VOLUME}
 
@@ -132,7 +133,7 @@ def test_a_newer_subscription_ends_the_older_one_and_the_arbiter_all(
     make: Callable[..., Arbiter],
 ) -> None:
     arbiter = make()
-    older, newer = arbiter.subscribe("a"), arbiter.subscribe("a")
+    older, newer = arbiter.followed.subscribe("a"), arbiter.followed.subscribe("a")
     assert list(older.changes(SECONDS)) == []
     told = newer.changes(SECONDS)
     assert next(told)[0]
@@ -168,10 +169,10 @@ def test_a_survivor_is_let_go_for_one_revision_only(
     store: SqliteStore, make: Callable[..., Arbiter]
 ) -> None:
     arbiter = make(replace(BOTH, primary="b"))
-    with arbiter.subscribe("b") as subscription:
+    with arbiter.followed.subscribe("b") as subscription:
         assert not next_of(subscription)[0][VOLUME].go_alone
-        arbiter.let_go_alone(VOLUME, "a")  # it is not published there
-        arbiter.let_go_alone(VOLUME, "b")
+        arbiter.followed.let_go_alone(VOLUME, "a")  # it is not published there
+        arbiter.followed.let_go_alone(VOLUME, "b")
         assert next_of(subscription)[0][VOLUME].go_alone
         now = held(store)
         Memberships(store).write(VOLUME, replace(now.record, epoch=9), now.revision)
@@ -210,27 +211,29 @@ def test_who_was_heard_and_is_silent_is_known(
     arbiter = make()
     arbiter.tell("a", {})
     arbiter.tell("b", {VOLUME: alone(store, "b")})
-    assert arbiter.heard() == {"a", "b"} and not arbiter.silent()
-    monkeypatch.setattr("recovery.arbiter.SILENT_SECONDS", -1.0)
-    assert arbiter.silent() == {"a", "b"}
-    (found,) = arbiter.unsettled({"a"})
+    assert arbiter.followed.heard() == {"a", "b"} and not arbiter.followed.silent()
+    monkeypatch.setattr("recovery.followed.SILENT_SECONDS", -1.0)
+    assert arbiter.followed.silent() == {"a", "b"}
+    (found,) = arbiter.followed.unsettled({"a"})
     assert (found.volume_id, found.record) == (VOLUME, BOTH)
     assert found.statements.keys() == {"b"}
-    assert arbiter.unsettled({"c"}) == []
+    assert arbiter.followed.unsettled({"c"}) == []
 
 
 def test_a_node_that_died_before_the_controller_started_is_silent(
     store: SqliteStore, make: Callable[..., Arbiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arbiter = make(replace(BOTH, primary="b"))
-    loop = FailoverLoop(arbiter, ("a", "b", "c"))
-    with arbiter.subscribe("b") as subscription:
+    loop = FailoverLoop(arbiter.followed, ("a", "b", "c"))
+    with arbiter.followed.subscribe("b") as subscription:
         arbiter.tell("b", {VOLUME: alone(store, "b")})
         next_of(subscription)
         loop.look()
-        assert not arbiter.silent() and not loop.reason(VOLUME), "it may still be on its way"
-        monkeypatch.setattr("recovery.arbiter._FIRST_WORD_SECONDS", -1.0)
-        assert arbiter.silent() == {"a"}
+        assert not arbiter.followed.silent() and not loop.reason(VOLUME), (
+            "it may still be on its way"
+        )
+        monkeypatch.setattr("recovery.followed._FIRST_WORD_SECONDS", -1.0)
+        assert arbiter.followed.silent() == {"a"}
         loop.look()
         assert next_of(subscription)[0][VOLUME].go_alone
 
@@ -239,18 +242,18 @@ def test_the_survivor_of_a_silent_node_is_let_go(
     store: SqliteStore, make: Callable[..., Arbiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arbiter = make(replace(BOTH, primary="b"))
-    loop = FailoverLoop(arbiter, ("a", "b", "c"))
-    with arbiter.subscribe("b") as subscription:
+    loop = FailoverLoop(arbiter.followed, ("a", "b", "c"))
+    with arbiter.followed.subscribe("b") as subscription:
         arbiter.tell("a", {VOLUME: sees(store, "a")})
         arbiter.tell("b", {VOLUME: sees(store, "b")})
         next_of(subscription)
-        monkeypatch.setattr(Arbiter, "silent", lambda _: frozenset("a"))
+        monkeypatch.setattr(Followed, "silent", lambda _: frozenset("a"))
         loop.look()
         assert "link is alive" in loop.reason(VOLUME)
         arbiter.tell("b", {VOLUME: alone(store, "b")})
         loop.look()
         assert next_of(subscription)[0][VOLUME].go_alone
         assert "a is silent" in loop.reason(VOLUME)
-        monkeypatch.setattr(Arbiter, "silent", lambda _: frozenset())
+        monkeypatch.setattr(Followed, "silent", lambda _: frozenset())
         loop.look()
         assert not loop.reason(VOLUME)

@@ -21,7 +21,7 @@ from node_agent import certificates, tls
 from node_agent.arbiter_client import ArbiterClient
 from node_agent.rpc import arbiter_pb2 as pb
 from node_agent.rpc import arbiter_pb2_grpc as pb_grpc
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 from tests.unit.arbiter_world import (
     BOTH,
@@ -259,7 +259,7 @@ def test_only_a_controllers_certificate_will_do(wire: Wire) -> None:
     )
     thief = wire.controller(files="posing")
     client = wire.client("a", thief.address)
-    subscribed = thief.arbiter.heard
+    subscribed = thief.arbiter.followed.heard
     honest = wire.controller()
     other = wire.client("a", thief.address, honest.address)
     until(other.assignments)
@@ -269,13 +269,13 @@ def test_only_a_controllers_certificate_will_do(wire: Wire) -> None:
 def test_a_renewed_certificate_is_used_without_a_restart(wire: Wire) -> None:
     controller = wire.controller()
     streams: list[str] = []
-    subscribe = controller.arbiter.subscribe
+    subscribe = controller.arbiter.followed.subscribe
 
     def count(node: str) -> object:
         streams.append(node)
         return subscribe(node)
 
-    controller.arbiter.subscribe = count  # type: ignore[method-assign, assignment]
+    controller.arbiter.followed.subscribe = count  # type: ignore[method-assign, assignment]
     client = wire.client("a", controller.address)
     until(client.assignments)
     files = wire.directory / "a"

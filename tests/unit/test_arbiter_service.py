@@ -16,7 +16,7 @@ from cluster.membership import Membership
 from cluster.model import from_json, to_json
 from node_agent import certificates
 from node_agent.rpc import arbiter_pb2 as pb
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Statement
 from tests.unit.arbiter_world import (
     BOTH,
@@ -160,7 +160,7 @@ def test_a_node_speaks_for_itself_only(wire: Wire, controller: Controller) -> No
             assert code is _Code.PERMISSION_DENIED
             assert "a node speaks for itself only" in text
     assert held(wire.store) == before
-    assert controller.stated() == {} and not controller.arbiter.heard()
+    assert controller.stated() == {} and not controller.arbiter.followed.heard()
 
 
 def test_who_is_no_node_of_ours_is_not_served(wire: Wire, controller: Controller) -> None:

@@ -18,7 +18,7 @@ from node_agent.arbiter import Assignment
 from recovery.arbiter import Arbiter
 from recovery.decisions import Decisions
 from recovery.failover_loop import FailoverLoop
-from replication.membership import Do
+from replication.actions import Do
 from tests.unit.arbiter_world import BOTH, VOLUME, add_volume, alone, held, sees
 
 OTHER = new_id(Kind.VOLUME, "other")
@@ -42,7 +42,7 @@ class Desk:
         table.update(table.ready(VOLUME), published=published)
 
     def assignment(self, node: str) -> Assignment:
-        with self.arbiter.subscribe(node) as subscription:
+        with self.arbiter.followed.subscribe(node) as subscription:
             assignments, _ = next(iter(subscription.changes(0.0)))
             return assignments[0]
 
@@ -122,10 +122,10 @@ def test_force_primary_makes_a_replica_the_volume(desk: Desk) -> None:
 
 
 def test_the_nodes_are_told_what_is_made_of_silent_ones(desk: Desk) -> None:
-    loop = FailoverLoop(desk.arbiter, ("a", "b", "c"))
+    loop = FailoverLoop(desk.arbiter.followed, ("a", "b", "c"))
     for node in ("a", "b", "c"):
         desk.arbiter.tell(node, {})
-    heard = desk.arbiter._heard
+    heard = desk.arbiter.followed._heard
     heard.update({"b": heard["b"] - 60, "c": heard["c"] - 60})
     loop.look()
     word = desk.assignment("a").word
@@ -143,7 +143,7 @@ def test_answers_and_failovers_are_counted(desk: Desk) -> None:
     desk.arbiter.ask(Do.ASK_ALONE, VOLUME, alone(desk.store, "b"))
     with pytest.raises(NotFound):
         desk.arbiter.ask(Do.ASK_ALONE, OTHER, alone(desk.store, "b"))
-    assert desk.arbiter.failovers == 1
+    assert desk.arbiter.followed.failovers == 1
     assert desk.arbiter.answers() == {
         ("ask-alone", "refused"): 1,
         ("ask-alone", "granted"): 1,

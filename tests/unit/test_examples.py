@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.differences import DifferenceKind
 from cluster.model import AccessType, IoLimits, LayoutKind, Provision
-from cluster.reconcile import DifferenceKind
 from csi.controller.config import ControllerConfig, load_controller_config
 from csi.storage_class import change_limits, check_snapshot_class, parse_class
 from node_agent.config import load_node_config

@@ -9,7 +9,8 @@ import pytest
 from cluster.membership import Boot, Held, Membership
 from cluster.model import from_object, to_object
 from replication import arbiter_rules as arbiter
-from replication.membership import Action, Do, Situation, Yes, fence_exit_code, next_action
+from replication.actions import Action, Do, Situation, Yes
+from replication.membership import fence_exit_code, next_action
 from replication.membership import surely_target as target
 from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
 

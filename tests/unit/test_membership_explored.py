@@ -14,8 +14,8 @@ import pytest
 
 from cluster.membership import Held, Membership
 from replication import arbiter_rules, membership
+from replication.actions import Action, Do, Situation
 from replication.arbiter_rules import Answer
-from replication.membership import Action, Do, Situation
 from replication.record import Connection, Disk, Notes, Role, Statement
 from tests.unit import membership_explorer as explorer
 from tests.unit import membership_model as model

@@ -18,7 +18,7 @@ from node_agent.arbiter import Answer, Assignment
 from node_agent.membership_loop import MembershipLoop
 from node_agent.notes import NoteBook
 from replication import arbiter_rules
-from replication.membership import Do
+from replication.actions import Do
 from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
 
 RECORD = Membership(("a", "b"), ("a", "b"), "a", "", 1, "g1", (Boot("a", "1"), Boot("b", "1")))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.differences import Difference, DifferenceKind
 from cluster.errors import Busy, NoSpace, Refused, Unavailable
 from cluster.identifiers import Kind, key_of_id, key_of_name, new_id
 from cluster.locks import ObjectLocks
 from cluster.model import Phase
-from cluster.reconcile import Difference, DifferenceKind
 from cluster.reconcile_loop import ReconcileLoop
 from cluster.sqlite_store import SqliteStore
 from tests.unit.cluster_world import THIN, World, on, three_nodes

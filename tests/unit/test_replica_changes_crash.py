@@ -31,7 +31,7 @@ class Story:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an arbiter ends at once: there are hundreds."""
-    monkeypatch.setattr("recovery.arbiter._WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("recovery.followed._WATCH_SECONDS", 0.01)
 
 
 def single(world: ChangingWorld) -> None:

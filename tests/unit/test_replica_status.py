@@ -11,7 +11,7 @@ from cluster.agents import ARBITER, PERSON, REBOOT, RESYNC, VERIFY, Health, Repl
 from node_agent.membership_loop import Decision
 from node_agent.replica_status import ReplicaStatuses, problems
 from node_agent.verified import Verified
-from replication.membership import Do
+from replication.actions import Do
 from replication.status import (
     ConnectionState,
     ConnectionStatus,

@@ -11,6 +11,7 @@ import pytest
 from cluster.agents import VERIFY, VerifyReport
 from cluster.errors import Refused
 from cluster.model import Volume
+from cluster.records import volume_table
 from recovery.verification import Verification
 from tests.unit.cluster_world import THIN, THIN_PAIR, World, on
 from tests.unit.fake_agent import IN_SYNC
@@ -35,6 +36,12 @@ def finished(world: World, volume: Volume, ago: float) -> None:
         world.nodes.nodes[node].replicas[volume.id] = replace(
             IN_SYNC, verify=VerifyReport(time.time() - ago)
         )
+
+
+def age(world: World, volume: Volume, seconds: float) -> None:
+    """As if it had been made so long ago."""
+    table = volume_table(world.store)
+    table.update(table.ready(volume.id), created_at=time.time() - seconds)
 
 
 def test_a_person_has_a_volume_compared(tmp_path: Path) -> None:
@@ -73,9 +80,19 @@ def test_one_comparison_a_node_the_longest_ago_first(tmp_path: Path) -> None:
     assert verifying(world) == set()
 
 
+def test_a_new_volume_is_due_one_interval_after_its_creation(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    verification(world).look()
+    assert verifying(world) == set()
+    age(world, volume, 3700)
+    verification(world).look()
+    assert verifying(world) == {volume.id}
+
+
 def test_a_node_that_is_down_keeps_others_from_nothing(tmp_path: Path) -> None:
     world = pair_world(tmp_path)
-    world.create(spec=THIN_PAIR)
+    age(world, world.create(spec=THIN_PAIR), 9000)
     world.nodes.nodes["n2"].down = True
     verification(world).look()
     assert verifying(world) == set()

@@ -41,5 +41,6 @@ def test_an_inventory_arrives_as_it_was() -> None:
         stuck_commands=2,
         version="1",
         replication_address="10.0.0.1",
+        replication_trouble="the kernel has no module drbd",
     )
     assert wire.inventory_from_wire(wire.inventory_to_wire(inventory)) == inventory

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cluster.differences import DifferenceKind
 from cluster.errors import NoSpace, NotFound, Refused, Unavailable, Unsupported
 from cluster.membership import Membership
 from cluster.memberships import Memberships
 from cluster.model import Phase, Volume, VolumeSpec
-from cluster.reconcile import DifferenceKind
 from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
 from cluster.sqlite_store import SqliteStore

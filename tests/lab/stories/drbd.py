@@ -17,9 +17,9 @@ from node_agent.holds import Holds
 from node_agent.logical_volumes import LogicalVolumes
 from node_agent.replica_side import ReplicaDevices, ReplicaSide
 from replication import fencing
+from replication.actions import Do
 from replication.commands import Commands
 from replication.generations import generations_of
-from replication.membership import Do
 from replication.record import Generations, Users, View
 from replication.status import ResourceStatus
 from replication.watch import DrbdsetupObserver, NetlinkObserver, NetlinkStream, Observer, Watcher
