@@ -101,7 +101,9 @@ def confirm(held: Held, asked: Statement) -> Answer:
     if refusal:
         return _refuse(record, refusal)
     generation = view.generations.current
-    return _change(record, f"{view.node} has all", active=view.node, generation=generation)
+    changes = {"active": view.node, "generation": generation}
+    # Complete by itself: what a person has forced is the volume, and needs no force any more.
+    return _change(record, f"{view.node} has all", forced="", **changes)
 
 
 def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
@@ -137,6 +139,7 @@ def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
         members=tuple(sorted({*record.members, *nodes})),
         boots=boots,
         generation=one.view.generations.current,
+        forced="",
     )
 
 
