@@ -170,8 +170,11 @@ def test_what_a_person_forced_is_served_like_any_other_once_it_has_served() -> N
     yes = Yes(permitted.epoch, alone=True)
     assert does(replace(behind, grant=True), permitted, yes=yes).do is Do.PROMOTE_BY_FORCE
 
-    serving = view("b", role=Role.PRIMARY, connection=CUT, generations=Generations("g7", "g1"))
+    # As the kernel has it then (8.4.11): two generations later, g1 is forgotten.
+    serving = view("b", role=Role.PRIMARY, connection=CUT, generations=Generations("g7", "g6"))
     assert does(serving, permitted).do is Do.ASK_CONFIRM
+    unforced = held(replace(permitted, forced=""))
+    assert not arbiter.confirm(unforced, states(serving, epoch=permitted.epoch)).granted
     confirmed = arbiter.confirm(held(permitted), states(serving, epoch=permitted.epoch)).record
     whole = [
         states(view(node, generations=Generations("g7")), epoch=confirmed.epoch)
