@@ -142,6 +142,8 @@ def _of_replica(state: ReplicatedState, node: str) -> str:
     if isinstance(answer, NotFound):
         return f"{node} does not have its replica any more."
     if isinstance(answer, ClusterError):
+        if node in state.members and not _answering_members(state):
+            return f"{node} does not answer ({answer}); nothing is served before it is back."
         return (
             f"{node} does not answer ({answer}); when it is back, its replica is brought up to "
             "date by itself."
@@ -198,7 +200,8 @@ def _for_a_person(state: ReplicatedState) -> list[str]:
     there = [node for node, one in replicas.items() if one is not None]
     waiting = [node for node, one in replicas.items() if one and one.waits_for == PERSON]
     quarantined = state.record is not None and bool(state.record.quarantine)
-    stuck = waiting or quarantined
+    # Whoever is left lacks something, and its agent cannot know whether the others come back.
+    stuck = waiting or quarantined or (state.members and not _answering_members(state))
     if "standing down" in state.decision or "both silent" in state.decision:
         able = [node for node in there if node in state.members]
         if able:
@@ -231,6 +234,10 @@ def _troubles(state: ReplicatedState) -> list[str]:
     if outside and not words:
         words.append(f"the replica on {_and(outside)} is not in sync")
     return words
+
+
+def _answering_members(state: ReplicatedState) -> list[str]:
+    return [node for node in state.members if isinstance(state.answers.get(node), VolumeReport)]
 
 
 def _is_usable(answer: VolumeReport | ClusterError | None) -> bool:

@@ -138,6 +138,21 @@ class ControllerClient(_Client):
         request = pb.DeleteSnapshotRequest(snapshot_id=snapshot_id)
         self.stub.DeleteSnapshot(request, timeout=CALL_SECONDS)
 
+    def group_snapshot(self, volume_ids: Sequence[str], name: str) -> pb.VolumeGroupSnapshot:
+        """Snapshots of all these volumes at one instant."""
+        request = pb.CreateVolumeGroupSnapshotRequest(source_volume_ids=volume_ids, name=name)
+        answer: pb.CreateVolumeGroupSnapshotResponse = self.groups.CreateVolumeGroupSnapshot(
+            request, timeout=CALL_SECONDS
+        )
+        return answer.group_snapshot
+
+    def delete_group_snapshot(self, group: pb.VolumeGroupSnapshot) -> None:
+        request = pb.DeleteVolumeGroupSnapshotRequest(
+            group_snapshot_id=group.group_snapshot_id,
+            snapshot_ids=[snapshot.snapshot_id for snapshot in group.snapshots],
+        )
+        self.groups.DeleteVolumeGroupSnapshot(request, timeout=CALL_SECONDS)
+
     def volumes(self) -> list[pb.ListVolumesResponse.Entry]:
         """All volumes."""
         answer = self.stub.ListVolumes(pb.ListVolumesRequest(), timeout=CALL_SECONDS)

@@ -88,20 +88,24 @@ def confirm(held: Held, asked: Statement) -> Answer:
 
     From then on it has all by itself, whatever becomes of its power (rule 16). One that has begun a
     new generation says so in the same way, before it connects: DRBD keeps two former generations,
-    and each resync that begins takes the place of one.
+    and each resync that begins takes the place of one. A promotion by force even begins two, after
+    which it carries no trace of the one that it had: there a person has vouched for what it has.
     """
     record, view = held.record, asked.view
     refusal = _refusal(held, asked)
     if not refusal and record.members != (view.node,):
         refusal = f"{view.node} is not the only member of the set"
-    if not refusal and not (record.trusts(view.node, view.boot_id) and _carries(record, view)):
+    vouched = record.forced == view.node or _carries(record, view)
+    if not refusal and not (vouched and record.trusts(view.node, view.boot_id)):
         refusal = _may_lack(record, view)
     if not refusal and view.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
         refusal = f"its disk is {view.disk}"
     if refusal:
         return _refuse(record, refusal)
     generation = view.generations.current
-    return _change(record, f"{view.node} has all", active=view.node, generation=generation)
+    changes = {"active": view.node, "generation": generation}
+    # Complete by itself: what a person has forced is the volume, and needs no force any more.
+    return _change(record, f"{view.node} has all", forced="", **changes)
 
 
 def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
@@ -137,6 +141,7 @@ def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
         members=tuple(sorted({*record.members, *nodes})),
         boots=boots,
         generation=one.view.generations.current,
+        forced="",
     )
 
 

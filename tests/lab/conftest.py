@@ -72,10 +72,13 @@ def make_module_node(make_module_nodes: Callable[..., list[Node]]) -> Callable[.
 
 @pytest.fixture(scope="module")
 def group(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Group]:
-    """Three nodes for replicated volumes; a module may choose POOLS and DISKS."""
+    """Three nodes for replicated volumes; a module may choose POOLS, DISKS and AGENT.
+
+    AGENT has further keys of the agents' configuration.
+    """
     pools = getattr(request.module, "POOLS", (Pool(),))
     disks = getattr(request.module, "DISKS", (512 * MIB,))
-    group = Group(lab, pools, disks)
+    group = Group(lab, pools, disks, getattr(request.module, "AGENT", {}))
     yield group
     group.close()
 

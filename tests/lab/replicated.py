@@ -48,13 +48,21 @@ SERVING = 90.0
 SYNCING = 120.0
 # Slow enough that a ring holds what is written in a while, and the machine has room for the rest.
 INTERVAL = 0.005
+NO_MINOR = -1  # of a volume without DRBD
 
 
 class Group:
     """Three nodes that the tests of a file share; `service` gives them back as they were."""
 
-    def __init__(self, lab: Lab, pools: tuple[Pool, ...], disks: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        pools: tuple[Pool, ...],
+        disks: tuple[int, ...],
+        agent: Mapping[str, object],
+    ) -> None:
         self._lab = lab
+        self._agent = agent
         self._pools = pools
         self._disks = disks
         self._nodes: list[Node] = []
@@ -70,7 +78,14 @@ class Group:
                         node.faulty_disk(f"/dev/{device.rpartition('-')[2]}")
         self._generation += 1
         name = f"replicated-{self._generation}"
-        cluster = Deployment(self._lab, self._nodes, pools=self._pools, replication=True, name=name)
+        cluster = Deployment(
+            self._lab,
+            self._nodes,
+            pools=self._pools,
+            agent=self._agent,
+            replication=True,
+            name=name,
+        )
         cluster.start()
         return cluster
 
@@ -123,14 +138,16 @@ class Service:
         dsync: bool = False,
         pool: str = "",
         provision: str = "",
+        replicas: int = 2,
+        key: str = "",
         nodes: tuple[str, str] = (ONE, TWO),
         name: str = "data",
         source: Mapping[str, str] | None = None,
     ) -> None:
         """`filesystem` "" is the raw device. `dsync`: the writer's O_DSYNC instead of fsync.
 
-        `pool` and `provision` as in the class; `nodes`: where its replicas are to be; `source`: the
-        `snapshot` or `clone` that it is made of.
+        `pool`, `provision` and `replicas` as in the class; with a `key` it is encrypted. `nodes`:
+        where its replicas are to be; `source`: the `snapshot` or `clone` that it is made of.
         """
         self.cluster = cluster
         self.nodes = nodes
@@ -140,14 +157,17 @@ class Service:
         self._file = "/records" if filesystem else ""
         self.records = Records(size=RECORDS)
         self.writer: Writer | None = None
-        chosen = {"pool": pool, "provision": provision}
-        parameters = {key: value for key, value in chosen.items() if value}
+        self.secrets = {"encryptionKey": key} if key else {}
+        encryption = "luks2" if key else ""
+        chosen = {"pool": pool, "provision": provision, "encryption": encryption}
+        chosen["replicas"] = str(replicas)
+        parameters = {word: value for word, value in chosen.items() if value}
         self._create(name, parameters, source or {})
         self.id = self.volume.volume_id
-        replication = stored_volume(cluster, self.id).replication
-        assert replication is not None
-        self.minor = replication.minor
-        self.until_in_sync()
+        self.minor = NO_MINOR
+        if replicas > 1:
+            self.learn_minor()
+            self.until_in_sync()
 
     def _create(self, name: str, parameters: dict[str, str], source: Mapping[str, str]) -> None:
         def create() -> None:
@@ -155,7 +175,7 @@ class Service:
                 name,
                 SIZE,
                 capability=self.capability,
-                parameters={"replicas": "2", **parameters},
+                parameters=parameters,
                 nodes=[{NODE: node} for node in self.nodes],
                 preferred=[{NODE: node} for node in self.nodes],
                 **source,  # type: ignore[arg-type]
@@ -192,7 +212,7 @@ class Service:
         agent = self.cluster.node(node)
         steps = (
             lambda: self.cluster.controller().publish(self.id, node, self.capability),
-            lambda: agent.stage(self.volume, staging, self.capability),
+            lambda: agent.stage(self.volume, staging, self.capability, secrets=self.secrets),
             lambda: agent.publish(
                 self.volume, staging, f"{KUBELET}/pod-{self.id}", self.capability
             ),
@@ -319,6 +339,12 @@ class Service:
         self.cluster.start_agent(name)
 
     # What is seen
+
+    def learn_minor(self) -> None:
+        """By which DRBD knows it; again where it was not replicated before."""
+        replication = stored_volume(self.cluster, self.id).replication
+        assert replication is not None
+        self.minor = replication.minor
 
     @property
     def record(self) -> Membership:

@@ -12,12 +12,14 @@ import grpc
 import pytest
 
 from lab.replica_states import stored_volume
+from tests.lab.filesystem_check import check_filesystem
 from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, SYNCING, TWO
+from tests.lab.told import insist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.lab.replicated import Service
+    from tests.lab.replicated import Group, Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -65,6 +67,7 @@ def check_on(service: Service, name: str) -> None:
     service.serve(name)
     verdict = service.records.check(service.node(name), service.device)
     assert verdict.ok, (name, verdict, service.state())
+    check_filesystem(service, name)
     service.release(name, deadline)
     service.unpublish(name, deadline)
 
@@ -93,6 +96,38 @@ def test_a_writer_keeps_going_through_two_one_two_and_an_expansion(service: Serv
     writer.wait_for(50)
     until_two_in_sync(service)
     check_on_all(service)
+
+
+def test_a_plain_volume_is_replicated_moves_and_is_plain_again_under_its_file_system(
+    group: Group,
+) -> None:
+    with group.service(filesystem="ext4", replicas=1) as service:
+        assert nodes(service) == (ONE,)
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        replicas(service, 2)
+        service.learn_minor()
+        writer.wait_for(50)
+        until_two_in_sync(service)
+
+        old = second(service)
+        (new,) = {TWO, OTHER} - {old}
+        move = ("volume", "move-replica", "data", "--from", old, "--to", new)
+        assert f"the replica moves away from {old}" in insist(service, *move)
+        writer.wait_for(50)
+        service.until("moved", lambda: set(nodes(service)) == {ONE, new})
+        until_two_in_sync(service)
+        gone = service.node(old).sh("lvs --noheadings -o lv_name").text
+        assert service.id not in gone
+        check_on_all(service)
+
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        replicas(service, 1)
+        until_plain(service)
+        writer.wait_for(50)
+        assert nodes(service) == (ONE,)
+        check_on_all(service)
 
 
 def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(

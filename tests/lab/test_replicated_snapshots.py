@@ -67,7 +67,7 @@ def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
     """What was acknowledged before is in it, and both nodes have the same."""
     with visible(service, snapshot) as path:
         assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
-        verdict = service.records.check(service.node(TWO), path, before)
+        verdict = service.records.check(service.node(service.nodes[-1]), path, before)
         assert verdict.ok, verdict
 
 
@@ -235,3 +235,72 @@ def test_a_volume_is_deleted_while_a_node_is_down(service: Service) -> None:
     left = service.node(TWO).sh(f"{_LVM} lvs --noheadings -o lv_name vg0").text
     assert service.id not in left
     assert stored(service.cluster)["membership"] == 0
+
+
+# Each number is on the first device, on the disk, before it goes to the second.
+_CHAIN_AT = 32 * MIB
+_CHAIN = f"""
+import mmap, os, sys, time
+devices = [os.open(path, os.O_RDWR | os.O_DIRECT | os.O_DSYNC) for path in sys.argv[1:]]
+block, number = mmap.mmap(-1, 4096), 0
+while True:
+    number += 1
+    block[:16] = b"%016d" % number
+    for device in devices:
+        os.pwrite(device, block, {_CHAIN_AT})
+    time.sleep(0.002)
+"""
+
+
+def link_of_chain(service: Service, path: str) -> int:
+    read = f"dd if={path} bs=4096 skip={_CHAIN_AT // 4096} count=1 iflag=direct status=none"
+    return int(service.node(TWO).sh(f"{read} | head -c 16").text)
+
+
+def test_a_group_on_two_pairs_of_nodes_is_cut_at_one_instant(group: Group) -> None:
+    with group.service(nodes=(ONE, TWO)) as first:
+        cluster, controller = first.cluster, first.cluster.controller()
+        second = Service(cluster, name="second", nodes=(TWO, OTHER))
+        third = Service(cluster, name="third", nodes=(ONE, TWO))
+        services = (first, second, third)
+        writers = [first.start(TWO), second.start(TWO), third.start(ONE)]
+        chain = [first.device, second.device]
+        argv = ["python3", "-S", "-c", _CHAIN, *chain]
+        process = first.node(TWO).spawn(argv, log="/run/chain.log")
+        for number in range(2):
+            for writer in writers:
+                writer.wait_for(5)
+            befores = [service.records.journal() for service in services]
+            made = group_cut(services, f"group-{number}")
+            for writer in writers:
+                writer.wait_for(1)
+            of = {one.source_volume_id: one for one in made.snapshots}
+            links = []
+            for service in (first, second):
+                with visible(service, of[service.id]) as path:
+                    links.append(link_of_chain(service, path))
+            assert 0 <= links[0] - links[1] <= 1, links
+            for service, before in zip(services, befores, strict=True):
+                judge(service, of[service.id], before)
+            first.repeat("delete it", lambda made=made: controller.delete_group_snapshot(made))
+            nothing_is_cut(first)
+        assert process.alive
+        process.kill()
+        for service in (second, third):
+            service.delete()
+
+
+def group_cut(services: tuple[Service, ...], name: str) -> pb.VolumeGroupSnapshot:
+    made: list[pb.VolumeGroupSnapshot] = []
+    ids = [service.id for service in services]
+    controller = services[0].cluster.controller()
+    services[0].repeat("cut it", lambda: made.append(controller.group_snapshot(ids, name)))
+    return made[0]
+
+
+def nothing_is_cut(service: Service) -> None:
+    counted = stored(service.cluster)
+    assert counted["snapshot"] == counted["group"] == 0
+    for name in (ONE, TWO, OTHER):
+        left = service.node(name).sh(f"{_LVM} lvs --noheadings -o lv_name vg0").text
+        assert "snap-" not in left, name

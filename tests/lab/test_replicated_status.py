@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.paths import PYTHON
 from tests.lab.replicated import ONE, TWO
+from tests.lab.told import metrics, replica, summary, until_shown, xlss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lab.paths import PYTHON
-from tests.lab.replicated import Service
+    from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
-
-
-_METRICS = """
-import urllib.request
-print(urllib.request.urlopen("http://127.0.0.1:9812/metrics", timeout=10).read().decode())
-"""
-
-
-def xlss(service: Service, *arguments: str) -> str:
-    return service.cluster.xlss(*arguments, "--socket", str(service.cluster.socket))
-
-
-def shown(service: Service) -> dict[str, Any]:
-    text = xlss(service, "volume", "show", service.id, "-o", "json")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def until_shown(service: Service, right: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    until = time.monotonic() + 90
-    while not right(found := shown(service)):
-        assert time.monotonic() < until, (found, service.state())
-        time.sleep(0.2)
-    return found
-
-
-def metrics(service: Service) -> str:
-    text: str = service.node(ONE).run([str(PYTHON), "-c", _METRICS]).text
-    return text
-
-
-def replica(found: dict[str, Any], node: str) -> dict[str, Any]:
-    (report,) = [one["report"] for one in found["nodes"] if one["node"] == node]
-    told: dict[str, Any] = report["replica"]
-    return told
-
-
-def summary(found: dict[str, Any]) -> str:
-    return str(found["replication"]["state"]["summary"])
 
 
 def test_a_volume_is_told_in_words_through_a_failure_and_compared(service: Service) -> None:
@@ -77,10 +33,10 @@ def test_a_volume_is_told_in_words_through_a_failure_and_compared(service: Servi
     service.cut_link()
     service.until_frozen(ONE)
     frozen = f'xlss_replica_frozen{{volume="{service.id}"}} 1.0'
-    service.until("frozen in the metrics", lambda: frozen in metrics(service))
+    service.until("frozen in the metrics", lambda: frozen in metrics(service, ONE))
     # A link that comes back needs no arbiter: nobody has left the set.
     service.join_link()
-    service.until("thawed", lambda: frozen not in metrics(service))
+    service.until("thawed", lambda: frozen not in metrics(service, ONE))
     service.cluster.start_controller()
     service.until_in_sync()
     writer.wait_for(20)

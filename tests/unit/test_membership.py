@@ -163,6 +163,34 @@ def test_reports_that_contradict_are_for_a_person() -> None:
     assert (forced.members, forced.quarantine, forced.epoch) == (("b",), "", 9)
 
 
+def test_what_a_person_forced_is_served_like_any_other_once_it_has_served() -> None:
+    """Else its next publishing would wait for a failover, beside a peer that is connected."""
+    forced = arbiter.force_primary(ONLY_A, "b", accept_data_loss=True).record
+    behind = view("b", connection=CUT, disk=Disk.OUTDATED)
+    permitted = arbiter.serve_alone(held(forced), states(behind, epoch=forced.epoch)).record
+    yes = Yes(permitted.epoch, alone=True)
+    assert does(replace(behind, grant=True), permitted, yes=yes).do is Do.PROMOTE_BY_FORCE
+
+    # As the kernel has it then (8.4.11): two generations later, g1 is forgotten.
+    serving = view("b", role=Role.PRIMARY, connection=CUT, generations=Generations("g7", "g6"))
+    assert does(serving, permitted).do is Do.ASK_CONFIRM
+    unforced = held(replace(permitted, forced=""))
+    assert not arbiter.confirm(unforced, states(serving, epoch=permitted.epoch)).granted
+    confirmed = arbiter.confirm(held(permitted), states(serving, epoch=permitted.epoch)).record
+    whole = [
+        states(view(node, generations=Generations("g7")), epoch=confirmed.epoch)
+        for node in ("a", "b")
+    ]
+    both = arbiter.rejoin(held(confirmed), *whole).record
+    assert both.members == ("a", "b")
+    unused = view("b", generations=Generations("g7"))
+    for record in (confirmed, both):
+        seen = replace(
+            unused, peer_disk=Disk.INCONSISTENT if record is confirmed else Disk.UP_TO_DATE
+        )
+        assert does(seen, record).do is Do.ASK_CONNECTED
+
+
 def test_records_travel_as_json() -> None:
     record = replace(BOTH, quarantine="why")
 

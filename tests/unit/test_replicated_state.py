@@ -118,6 +118,22 @@ def test_a_decision_of_a_person_is_named_by_its_command() -> None:
     assert "n1 has to be rebooted" in explain(state(BOTH, report(stuck), AWAY))
 
 
+def test_without_a_complete_replica_it_is_said_what_is_waited_for_and_the_way_out() -> None:
+    outdated = report(ReplicaReport("Secondary", "Outdated", connection="WFConnection"))
+    away = Unavailable("n1 is down")
+    words = explain(state(ALONE, away, outdated))
+    assert "only n1 has all that was acknowledged" in words
+    assert "nothing is served before it is back" in words
+    assert "brought up to date" not in words
+    assert "waits for the missing nodes, or for a person's decision" in words
+    assert "`xlss volume force-primary data --node n2 --accept-data-loss`" in words
+    gone = explain(state(ALONE, NotFound("no volume"), outdated))
+    assert "force-primary data --node n2" in gone
+    # One complete replica is there: nobody has to decide anything.
+    assert "force-primary" not in explain(state(BOTH, away, outdated))
+    assert "force-primary" not in explain(state(BOTH, away, AWAY))
+
+
 def test_a_quarantine_permits_nothing() -> None:
     record = replace(BOTH, quarantine="the store is older: waiting for n2 to report")
     found = state(record, report(), AWAY)
