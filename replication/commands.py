@@ -100,11 +100,6 @@ class Commands:
         if status is None or status.disk is DiskState.DISKLESS:
             self._drbdadm(resource, "attach")
 
-    def change_disk_options(self, resource: Resource) -> None:
-        """Put a changed resync rate (of DRBD 8.4) or discard granularity into effect."""
-        resource_file.write(resource, self._folder)
-        self._drbdadm(resource, "disk-options")
-
     def down(self, name: str) -> None:
         """Take the resource away from the kernel, and its file.
 
