@@ -55,7 +55,7 @@ bench: ## Speed, memory and start-up time as a table and as JSON in benchmarks/r
 	@scripts/setup.sh base
 	@$(BIN)/python -m benchmarks
 
-chaos: ## Faults at random on replicated volumes (SECONDS=1200 SEED=random VOLUMES=3)
+chaos: ## Faults and changes at random on replicated volumes (SECONDS=1200 SEED=random VOLUMES=3)
 	@scripts/setup.sh base
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) --volumes $(VOLUMES)
 

@@ -45,7 +45,7 @@ class CloneCuts:
         if clone.source is None or clone.source.kind is SourceKind.SNAPSHOT:
             return False
         source = self._volumes.find_id(clone.source.id)
-        return source is not None and source.item.spec.replicas > 1
+        return source is not None and source.item.replication is not None
 
     def find(self, clone: Volume) -> Snapshot | None:
         """The cut that its record names, where that is there and was not given up."""
@@ -79,7 +79,7 @@ class CloneCuts:
                 name=name,
                 volume_id=volume.id,
                 size_bytes=volume.size_bytes,
-                spec=volume.spec,
+                spec=self._cutter.spec_of(volume),
                 phase=Phase.CREATING,
                 nodes=self._cutter.nodes_of(volume),
                 created_at=time.time(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from cluster.agents import Agents, SnapshotReport, ask_all
@@ -19,7 +20,7 @@ from cluster.identifiers import key_of_id
 from cluster.locks import ObjectLocks
 from cluster.membership import Membership
 from cluster.memberships import Memberships
-from cluster.model import Snapshot, Volume
+from cluster.model import Snapshot, Volume, VolumeSpec
 from cluster.store import Store
 
 # How long nodes hold I/O still at the most: longer than all cuts should take, shorter than what
@@ -48,6 +49,13 @@ class Cutter:
         Raises Refused when nobody knows which those are.
         """
         return volume.nodes if volume.replication is None else self._membership(volume.id).members
+
+    def spec_of(self, volume: Volume) -> VolumeSpec:
+        """That of its cuts. One on its way to one replica has its members still, which is what
+        the rules for cuts of several replicas are about."""
+        if volume.replication is None:
+            return volume.spec
+        return replace(volume.spec, replicas=len(volume.replication.places))
 
     def cut(self, wanted: Sequence[Snapshot]) -> dict[str, SnapshotReport]:
         """Cut them all on all their nodes, at one instant; by identifier, the smallest of each.

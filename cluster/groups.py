@@ -9,7 +9,7 @@ Every call may raise Busy, Conflict and Unavailable: then it is to be repeated.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from cluster.agents import Agents
@@ -59,8 +59,7 @@ class Groups:
                 self.remove(entry)
             volumes = [self._volumes.ready(volume_id).item for volume_id in wanted]
             with self._cutter.locked(volumes):
-                places = {volume.id: self._cutter.nodes_of(volume) for volume in volumes}
-                group, members = _new_group(name, volumes, places)
+                group, members = _new_group(name, volumes, self._cutter)
                 return self._cut(self._groups.create(group), members)
 
     def delete(self, group_id: str, snapshot_ids: Sequence[str]) -> None:
@@ -129,7 +128,7 @@ def _wanted(volume_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def _new_group(
-    name: str, volumes: Iterable[Volume], places: Mapping[str, tuple[str, ...]]
+    name: str, volumes: Iterable[Volume], cutter: Cutter
 ) -> tuple[Group, tuple[Snapshot, ...]]:
     group_id = new_id(Kind.GROUP, name)
     now = time.time()
@@ -139,9 +138,9 @@ def _new_group(
             name=f"{group_id}/{volume.id}",
             volume_id=volume.id,
             size_bytes=volume.size_bytes,
-            spec=volume.spec,
+            spec=cutter.spec_of(volume),
             phase=Phase.CREATING,
-            nodes=places[volume.id],
+            nodes=cutter.nodes_of(volume),
             group_id=group_id,
             created_at=now,
         )

@@ -106,10 +106,11 @@ class Snapshots:
                     )
                 if entry.item.phase is Phase.READY:
                     return entry.item
-                if entry.item.spec.replicas == 1:
+                if self._is_where_it_was(entry.item):
                     return self._cut(entry)
             if entry is not None:
-                # Of several replicas, what an earlier call has cut may be of another instant.
+                # Of several replicas, what an earlier call has cut may be of another instant; and
+                # where there was one, there may be none now, or one that lacks what came since.
                 self._clear(entry)
             volume = self._volumes.ready(volume_id).item
             with self._cutter.locked((volume,)):
@@ -157,6 +158,16 @@ class Snapshots:
             return [], ""
         return self._table.page(after, limit, lambda item: volume_id in ("", item.volume_id))
 
+    def _is_where_it_was(self, snapshot: Snapshot) -> bool:
+        """Whether its volume had one replica when an earlier call began, and has that one only."""
+        entry = self._volumes.find_id(snapshot.volume_id)
+        return (
+            snapshot.spec.replicas == 1
+            and entry is not None
+            and entry.item.replication is None
+            and entry.item.nodes == snapshot.nodes
+        )
+
     def _new_snapshot(self, name: str, volume_id: str) -> Snapshot:
         volume = self._volumes.ready(volume_id).item
         return Snapshot(
@@ -164,7 +175,7 @@ class Snapshots:
             name=name,
             volume_id=volume_id,
             size_bytes=volume.size_bytes,
-            spec=volume.spec,
+            spec=self._cutter.spec_of(volume),
             phase=Phase.CREATING,
             nodes=self._cutter.nodes_of(volume),
         )

@@ -242,7 +242,16 @@ class Volumes:
             if entry.item.limits != limits:
                 entry = self._table.update(entry, limits=limits)
             for node in entry.item.nodes:
-                self._agents.agent(node).set_limits(volume_id, limits)
+                try:
+                    self._agents.agent(node).set_limits(volume_id, limits)
+                except NotFound:
+                    # A replica that is still to be added is made with the limits of the record.
+                    if not self._is_being_added(entry.item, node):
+                        raise
+
+    def _is_being_added(self, volume: Volume, node: str) -> bool:
+        held = self._memberships.find(volume.id)
+        return held is not None and node not in held.record.replicas
 
     def capacity(
         self, spec: VolumeSpec, segments: Mapping[str, str] | None

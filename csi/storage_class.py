@@ -121,6 +121,10 @@ def change_limits(limits: IoLimits, mutable: Mapping[str, str]) -> IoLimits:
     return replace(limits, **{_LIMIT_FIELDS[key]: _limit(key, own[key]) for key in changed})
 
 
+def names_limits(mutable: Mapping[str, str]) -> bool:
+    return not _LIMIT_FIELDS.keys().isdisjoint(mutable)
+
+
 def changed_replicas(mutable: Mapping[str, str], *, replication: bool) -> int:
     """How many replicas the volume is to have; 0 where that stays. Raises InvalidArgument."""
     return _replicas(mutable, replication) if _REPLICAS in mutable else 0

@@ -31,7 +31,9 @@ def block(*, mode: MODES.Mode = WRITER) -> pb.VolumeCapability:
 
 
 class _Client:
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, seconds: float = CALL_SECONDS) -> None:
+        """`seconds`: the deadline of each call."""
+        self.seconds = seconds
         self.channel = grpc.insecure_channel(
             target,
             options=[
@@ -58,8 +60,8 @@ class _Client:
 class ControllerClient(_Client):
     """Calls of the Controller and GroupController services."""
 
-    def __init__(self, target: str) -> None:
-        super().__init__(target)
+    def __init__(self, target: str, seconds: float = CALL_SECONDS) -> None:
+        super().__init__(target, seconds)
         self.stub = rpc.ControllerStub(self.channel)
         self.groups = rpc.GroupControllerStub(self.channel)
 
@@ -93,11 +95,11 @@ class ControllerClient(_Client):
             request.accessibility_requirements.requisite.add(segments=segments)
         for segments in preferred:
             request.accessibility_requirements.preferred.add(segments=segments)
-        answer: pb.CreateVolumeResponse = self.stub.CreateVolume(request, timeout=CALL_SECONDS)
+        answer: pb.CreateVolumeResponse = self.stub.CreateVolume(request, timeout=self.seconds)
         return answer.volume
 
     def delete(self, volume_id: str) -> None:
-        self.stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id=volume_id), timeout=CALL_SECONDS)
+        self.stub.DeleteVolume(pb.DeleteVolumeRequest(volume_id=volume_id), timeout=self.seconds)
 
     def publish(
         self, volume_id: str, node: str, capability: pb.VolumeCapability | None = None
@@ -106,20 +108,20 @@ class ControllerClient(_Client):
             volume_id=volume_id, node_id=node, volume_capability=capability or mount()
         )
         answer: pb.ControllerPublishVolumeResponse = self.stub.ControllerPublishVolume(
-            request, timeout=CALL_SECONDS
+            request, timeout=self.seconds
         )
         return answer.publish_context
 
     def unpublish(self, volume_id: str, node: str) -> None:
         request = pb.ControllerUnpublishVolumeRequest(volume_id=volume_id, node_id=node)
-        self.stub.ControllerUnpublishVolume(request, timeout=CALL_SECONDS)
+        self.stub.ControllerUnpublishVolume(request, timeout=self.seconds)
 
     def expand(self, volume_id: str, size: int) -> pb.ControllerExpandVolumeResponse:
         request = pb.ControllerExpandVolumeRequest(
             volume_id=volume_id, capacity_range=pb.CapacityRange(required_bytes=size)
         )
         answer: pb.ControllerExpandVolumeResponse = self.stub.ControllerExpandVolume(
-            request, timeout=CALL_SECONDS
+            request, timeout=self.seconds
         )
         return answer
 
@@ -127,16 +129,16 @@ class ControllerClient(_Client):
         request = pb.ControllerModifyVolumeRequest(
             volume_id=volume_id, mutable_parameters=parameters
         )
-        self.stub.ControllerModifyVolume(request, timeout=CALL_SECONDS)
+        self.stub.ControllerModifyVolume(request, timeout=self.seconds)
 
     def snapshot(self, volume_id: str, name: str) -> pb.Snapshot:
         request = pb.CreateSnapshotRequest(source_volume_id=volume_id, name=name)
-        answer: pb.CreateSnapshotResponse = self.stub.CreateSnapshot(request, timeout=CALL_SECONDS)
+        answer: pb.CreateSnapshotResponse = self.stub.CreateSnapshot(request, timeout=self.seconds)
         return answer.snapshot
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         request = pb.DeleteSnapshotRequest(snapshot_id=snapshot_id)
-        self.stub.DeleteSnapshot(request, timeout=CALL_SECONDS)
+        self.stub.DeleteSnapshot(request, timeout=self.seconds)
 
     def group_snapshot(self, volume_ids: Sequence[str], name: str) -> pb.VolumeGroupSnapshot:
         """Snapshots of all these volumes at one instant."""
@@ -155,20 +157,20 @@ class ControllerClient(_Client):
 
     def volumes(self) -> list[pb.ListVolumesResponse.Entry]:
         """All volumes."""
-        answer = self.stub.ListVolumes(pb.ListVolumesRequest(), timeout=CALL_SECONDS)
+        answer = self.stub.ListVolumes(pb.ListVolumesRequest(), timeout=self.seconds)
         return list(answer.entries)
 
     def snapshots(self) -> list[pb.Snapshot]:
         """All snapshots."""
-        answer = self.stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=CALL_SECONDS)
+        answer = self.stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=self.seconds)
         return [entry.snapshot for entry in answer.entries]
 
 
 class NodeClient(_Client):
     """Calls of the Node service."""
 
-    def __init__(self, target: str) -> None:
-        super().__init__(target)
+    def __init__(self, target: str, seconds: float = CALL_SECONDS) -> None:
+        super().__init__(target, seconds)
         self.stub = rpc.NodeStub(self.channel)
 
     def stage(
@@ -186,11 +188,11 @@ class NodeClient(_Client):
             volume_context=volume.volume_context,
             secrets=secrets,
         )
-        self.stub.NodeStageVolume(request, timeout=CALL_SECONDS)
+        self.stub.NodeStageVolume(request, timeout=self.seconds)
 
     def unstage(self, volume_id: str, path: str) -> None:
         request = pb.NodeUnstageVolumeRequest(volume_id=volume_id, staging_target_path=path)
-        self.stub.NodeUnstageVolume(request, timeout=CALL_SECONDS)
+        self.stub.NodeUnstageVolume(request, timeout=self.seconds)
 
     def publish(
         self,
@@ -210,11 +212,11 @@ class NodeClient(_Client):
             volume_context={**volume.volume_context, **(context or {})},
             readonly=readonly,
         )
-        self.stub.NodePublishVolume(request, timeout=CALL_SECONDS)
+        self.stub.NodePublishVolume(request, timeout=self.seconds)
 
     def unpublish(self, volume_id: str, target: str) -> None:
         request = pb.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=target)
-        self.stub.NodeUnpublishVolume(request, timeout=CALL_SECONDS)
+        self.stub.NodeUnpublishVolume(request, timeout=self.seconds)
 
     def expand(
         self,
@@ -234,12 +236,12 @@ class NodeClient(_Client):
             secrets=secrets,
         )
         answer: pb.NodeExpandVolumeResponse = self.stub.NodeExpandVolume(
-            request, timeout=CALL_SECONDS
+            request, timeout=self.seconds
         )
         return answer.capacity_bytes
 
     def usage(self, volume_id: str, path: str) -> dict[str, pb.VolumeUsage]:
         """Usage by unit: BYTES, INODES."""
         request = pb.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=path)
-        answer = self.stub.NodeGetVolumeStats(request, timeout=CALL_SECONDS)
+        answer = self.stub.NodeGetVolumeStats(request, timeout=self.seconds)
         return {pb.VolumeUsage.Unit.Name(usage.unit): usage for usage in answer.usage}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.identifiers import key_of_id
 from cluster.membership import Membership
-from cluster.model import Volume, from_object
+from cluster.model import Snapshot, Volume, from_object
 from lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -57,10 +57,17 @@ def drbd_state(node: Node, minor: int) -> DrbdState | None:
 
 
 def stored_volume(cluster: Deployment, volume_id: str) -> Volume:
+    """Raises KeyError."""
     return from_object(Volume, _stored(cluster.store, "volume", key_of_id(volume_id)))
 
 
+def stored_snapshot(cluster: Deployment, snapshot_id: str) -> Snapshot:
+    """Raises KeyError."""
+    return from_object(Snapshot, _stored(cluster.store, "snapshot", key_of_id(snapshot_id)))
+
+
 def membership(cluster: Deployment, volume_id: str) -> Membership:
+    """Raises KeyError, as for a volume that is not replicated."""
     return from_object(Membership, _stored(cluster.store, "membership", volume_id))
 
 
@@ -74,8 +81,10 @@ def stored(cluster: Deployment) -> Counter[str]:
 def _stored(store: Path, kind: str, key: str) -> dict[str, Any]:
     with _database(store) as connection:
         query = "SELECT value FROM record WHERE kind = ? AND key = ?"
-        (value,) = connection.execute(query, (kind, key)).fetchone()
-    record: dict[str, Any] = json.loads(value)
+        row = connection.execute(query, (kind, key)).fetchone()
+    if row is None:
+        raise KeyError(f"the store has no {kind} {key}")
+    record: dict[str, Any] = json.loads(row[0])
     return record
 
 

@@ -20,6 +20,7 @@ _ERRORS: dict[int, type[HostError]] = {
     118: DeviceFailed,
     119: Missing,
     127: Missing,
+    130: Refused,
     138: Refused,
     158: Missing,
     165: Refused,

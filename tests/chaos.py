@@ -1,10 +1,11 @@
-"""Faults at random, for a given time, on services on replicated volumes. None may lose a record.
+"""Faults and changes at random, for a given time, on replicated volumes. None may lose a record.
 
     python -m tests.chaos --seconds 1200 --seed 7 --volumes 3
 
-Each round makes one to three faults for some seconds and undoes them. Then every service has to
-write again and every volume has to be in sync; every few rounds all records are looked at on both
-replicas. The schedule is drawn from the seed alone: the same seed gives the same faults.
+Each round makes one to three faults for some seconds and undoes them; meanwhile volumes are cut,
+verified, grown, and their replicas changed. Then every service has to write again, every volume has
+to be in sync, and snapshots are looked at; every few rounds all records are, on both replicas. The
+schedule is drawn from the seed alone: the same seed gives the same faults and changes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Run:
         self.world = world
         self.seed = seed
         self.faults: Counter[str] = Counter()
+        self.changes: Counter[str] = Counter()
         self.rounds = 0
         self.checks = 0
         self._say = say
@@ -46,27 +48,33 @@ class Run:
     def go_on(self, seconds: float) -> None:
         """Rounds until that time is over, and a last check. Raises Lost."""
         self.world.settle(SETTLING_SECONDS)
-        for number, faults, lasting, check in schedule(self.seed):
+        for number, faults, changes, lasting, check in schedule(self.seed, len(self.world.keepers)):
             self.rounds = number
-            said = ", ".join(map(str, faults))
+            said = f"{', '.join(map(str, faults))} for {lasting:.1f} s; "
+            said += ", ".join(map(str, changes))
             try:
+                self.changes.update(change.kind for change in changes)
+                self.world.changes.begin(changes)
                 for fault in faults:
                     self.faults[fault.kind] += 1
                     self.world.make(fault)
                 time.sleep(lasting)
                 self.world.heal()
                 self.world.settle(SETTLING_SECONDS)
+                self.world.changes.review()
                 over = time.monotonic() - self._began > seconds
+                if over:
+                    self.world.changes.cuts.delete_all()
                 if check or over:
                     self._check()
             except Exception as error:
                 folder = EVIDENCE / f"seed-{self.seed}"
                 self.world.keep_evidence(folder)
                 raise Lost(
-                    f"seed {self.seed}, round {number}, {said} for {lasting:.1f} s: {error}\n"
+                    f"seed {self.seed}, round {number}, {said}: {error}\n"
                     f"what nodes and processes said is in {folder}"
                 ) from error
-            told = f"{time.monotonic() - self._began:6.0f} s  {said} for {lasting:.1f} s"
+            told = f"{time.monotonic() - self._began:6.0f} s  {said}"
             self._say(f"{told}: {self.world.acknowledged()} records")
             if over:
                 return
@@ -91,12 +99,20 @@ class Run:
         return longest
 
     def totals(self) -> str:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
+        changes = self.world.changes
+        verifies = changes.finished_verifies
         return (
-            f"seed {self.seed}: {self.rounds} rounds, {self.faults.total()} faults ({kinds}); "
+            f"seed {self.seed}: {self.rounds} rounds, {_counted(self.faults, 'faults')}, "
+            f"{_counted(self.changes, 'changes')}; {changes.cuts.judged} snapshots looked at and "
+            f"restored, {verifies[True]} of {verifies.total()} results of verifies were whole; "
             f"{self.world.acknowledged()} records acknowledged, 0 lost, {self.checks} checks of "
             f"all records; longest silence {self.longest_silence():.1f} s"
         )
+
+
+def _counted(kinds: Counter[str], what: str) -> str:
+    words = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    return f"{kinds.total()} {what} ({words})"
 
 
 def run(lab: Lab, seconds: float, seed: int, volumes: int, say: Callable[[str], None]) -> Run:

@@ -1,4 +1,7 @@
-"""The faults of a chaos run, drawn from its seed alone: never from what happens, or when."""
+"""The faults and changes of a chaos run, drawn from its seed alone: never from what happens.
+
+Changes have a source of their own: whichever there are, a seed's faults stay the same.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ NODES = ("n1", "n2", "n3")
 PAIRS = (("n1", "n2"), ("n2", "n3"), ("n1", "n3"))
 CHECK_EVERY = 6
 _SECONDS = (1.0, 8.0)
+_MOST_CHANGES = 2
 _DISTURBANCES = ("delay 20ms 5ms loss 1%", "loss 10%", "delay 200ms", "delay 50ms 20ms loss 5%")
 
 
@@ -21,9 +25,25 @@ class Fault(NamedTuple):
         return " ".join((self.kind, *self.arguments))
 
 
+class Change(NamedTuple):
+    """What somebody wants of a volume, while the faults last."""
+
+    kind: str
+    volume: int
+    """Its number, of as many as there are."""
+    after: float
+    """Seconds from the beginning of the round's first fault."""
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        words = " ".join((self.kind, *self.arguments))
+        return f"{words} of volume {self.volume} after {self.after:.1f} s"
+
+
 class Round(NamedTuple):
     number: int
     faults: tuple[Fault, ...]
+    changes: tuple[Change, ...]
     seconds: float
     """How long they last, from the last one on."""
     check: bool
@@ -77,12 +97,40 @@ KINDS: dict[str, Callable[[random.Random], tuple[str, ...]]] = {
 """What each fault draws for itself; ``tests/chaos.py`` makes them."""
 
 
-def schedule(seed: int) -> Iterator[Round]:
-    """Without end. One to three faults a round, of different kinds."""
+def _seconds(draw: random.Random) -> tuple[str, ...]:
+    return (f"{draw.uniform(0.0, 4.0):.1f}s",)
+
+
+def _mebibytes(draw: random.Random) -> tuple[str, ...]:
+    return (f"{draw.choice((4, 8, 12))}MiB",)
+
+
+CHANGES: dict[str, Callable[[random.Random], tuple[str, ...]]] = {
+    "snapshot": _nobody,
+    "replicas-2-1-2": _seconds,
+    "move-replica": _nobody,
+    "verify": _nobody,
+    "expand": _mebibytes,
+}
+"""What each change draws for itself; ``tests/chaos_changes.py`` makes them."""
+
+
+def schedule(seed: int, volumes: int) -> Iterator[Round]:
+    """Without end. One to three faults a round, of different kinds, and one or two changes."""
     draw = random.Random(seed)
+    draw_change = random.Random(f"changes of {seed}")
     number = 0
     while True:
         number += 1
         kinds = draw.sample(list(KINDS), draw.randint(1, 3))
         faults = tuple(Fault(kind, KINDS[kind](draw)) for kind in kinds)
-        yield Round(number, faults, draw.uniform(*_SECONDS), number % CHECK_EVERY == 0)
+        seconds = draw.uniform(*_SECONDS)
+        changes = tuple(_changes(draw_change, seconds, volumes))
+        yield Round(number, faults, changes, seconds, number % CHECK_EVERY == 0)
+
+
+def _changes(draw: random.Random, seconds: float, volumes: int) -> Iterator[Change]:
+    """Of different kinds, perhaps of the same volume, each before the faults are undone."""
+    for kind in draw.sample(list(CHANGES), draw.randint(1, _MOST_CHANGES)):
+        volume, after = draw.randrange(volumes), draw.uniform(0.0, seconds)
+        yield Change(kind, volume, after, CHANGES[kind](draw))

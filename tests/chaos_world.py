@@ -1,4 +1,4 @@
-"""The cluster of a chaos run: its faults made and undone, and who keeps its services running."""
+"""The cluster of a chaos run: its faults made and undone, its changes, and what is seen of it."""
 
 from __future__ import annotations
 
@@ -10,91 +10,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
-from lab.deployment import Deployment
+from lab.deployment import Deployment, Pool
 from lab.errors import LabError
 from lab.node import MIB
+from tests.chaos_changes import Changes
 from tests.chaos_schedule import NODES, PAIRS
-from tests.lab.replicated import Service
+from tests.chaos_service import FAILURES, Keeper, Workload
 
 if TYPE_CHECKING:
     from lab.lab import Lab
     from lab.node import Node
     from tests.chaos_schedule import Fault
 
-_TRY_SECONDS = 3.0
-_ELSEWHERE_SECONDS = 15.0
 _DISKS = (1024 * MIB,)
-# What any of the calls to a cluster in trouble may end with.
-FAILURES = (AssertionError, LabError, grpc.RpcError, OSError, KeyError)
-
-
-class Keeper(threading.Thread):
-    """An orchestrator of one service: it runs, on a node that is not taken for dead."""
-
-    def __init__(self, service: Service, dead: set[str]) -> None:
-        super().__init__(name=f"keeper-{service.id}", daemon=True)
-        self.service = service
-        self.here = service.nodes[0]
-        self.trouble = ""
-        self.turn = threading.Lock()
-        """Held while it does something; whoever else has it may use the service."""
-        self._dead = dead
-        self._wanted = ""
-        self._failing_since = 0.0
-        self._ended = threading.Event()
-
-    def want_move(self) -> None:
-        """To the other node, in order; forgotten where it does not succeed at once."""
-        self._wanted = self._other()
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def runs(self) -> bool:
-        writer = self.service.writer
-        return writer is not None and writer.ending is None
-
-    def run(self) -> None:
-        while not self._ended.wait(0.1):
-            with self.turn:
-                try:
-                    self._look()
-                    self.trouble, self._failing_since = "", 0.0
-                except FAILURES as error:
-                    self.trouble = f"{type(error).__name__}: {str(error.args[:1])[:500]}"
-                    self._failing_since = self._failing_since or time.monotonic()
-
-    def _look(self) -> None:
-        service = self.service
-        wanted, self._wanted = self._wanted, ""
-        if self.here in self._dead:
-            if self._other() not in self._dead:
-                self._go_elsewhere()
-        elif not self.runs():
-            # A pod that cannot start where it is gets another node, where one is.
-            late = self._failing_since and (
-                time.monotonic() - self._failing_since > _ELSEWHERE_SECONDS
-            )
-            if late and self._other() not in self._dead:
-                self._failing_since = 0.0
-                self._go_elsewhere()
-            else:
-                service.start(self.here, _TRY_SECONDS)
-        elif wanted and wanted not in self._dead and wanted != self.here:
-            service.move(wanted, _TRY_SECONDS)
-            self.here = wanted
-
-    def _go_elsewhere(self) -> None:
-        self.here = self._other()
-        self.service.writer = None  # it may hang where it was, and ends when that node is back
-        self.service.fail_over(self.here, _TRY_SECONDS)
-
-    def _other(self) -> str:
-        one, two = self.service.nodes
-        return two if self.here == one else one
+# Volumes that have grown, with their snapshots, hold much less than they may.
+_POOLS = (Pool(settings={"overcommit": 10.0}),)
+# What a change has left on a node that was away is to be gone within a round.
+_CONTROLLER = {"reconcile_seconds": 5.0}
 
 
 class World:
@@ -103,7 +35,14 @@ class World:
     def __init__(self, lab: Lab, volumes: int) -> None:
         self._lab = lab
         self.nodes = {node.name: node for node in lab.add_nodes(NODES, disks=_DISKS)}
-        self.cluster = Deployment(lab, list(self.nodes.values()), replication=True, name="chaos")
+        self.cluster = Deployment(
+            lab,
+            list(self.nodes.values()),
+            pools=_POOLS,
+            controller=_CONTROLLER,
+            replication=True,
+            name="chaos",
+        )
         self.cluster.start()
         self.dead: set[str] = set()
         """Nodes that an orchestrator takes for dead."""
@@ -111,10 +50,9 @@ class World:
         for number in range(volumes):
             filesystem = "ext4" if number == volumes - 1 else ""
             pair = PAIRS[number % len(PAIRS)]
-            service = Service(
-                self.cluster, name=f"chaos-{number}", nodes=pair, filesystem=filesystem
-            )
+            service = Workload(self.cluster, f"chaos-{number}", pair, filesystem)
             self.keepers.append(Keeper(service, self.dead))
+        self.changes = Changes(self.cluster, self.keepers)
         for keeper in self.keepers:
             keeper.start()
 
@@ -199,8 +137,12 @@ class World:
     # What is seen
 
     def settle(self, seconds: float) -> None:
-        """Until every service writes and every volume is in sync. Raises AssertionError."""
+        """Until all changes are done, every service writes, and every volume is in sync.
+
+        Raises AssertionError.
+        """
         until = time.monotonic() + seconds
+        self.changes.wait(until)
         for keeper in self.keepers:
             while True:
                 with keeper.turn:
@@ -213,14 +155,13 @@ class World:
                 time.sleep(0.2)
 
     def _settled(self, keeper: Keeper) -> bool:
-        """What kubelet does of a pod that went elsewhere is done here too."""
         service = keeper.service
         if not keeper.runs() or service.writer is None:
             return False
-        for name in set(service.nodes) - {keeper.here}:
-            service.release(name, time.monotonic() + _TRY_SECONDS)
+        service.release_elsewhere(keeper.here)
         service.writer.wait_for(5, timeout=2.0)
-        return service.in_sync()
+        keeper.trouble = service.why_not_whole()
+        return not keeper.trouble
 
     def check(self) -> None:
         """All records on both replicas. Raises AssertionError."""
@@ -229,6 +170,7 @@ class World:
         def check(keeper: Keeper) -> None:
             with keeper.turn:
                 try:
+                    keeper.service.follow()
                     keeper.service.check()
                     keeper.here = keeper.service.nodes[0]
                 except BaseException as error:
@@ -241,6 +183,7 @@ class World:
             thread.join()
         if failed:
             raise failed[0]
+        self.changes.cuts.nothing_left([keeper.service.id for keeper in self.keepers])
 
     def acknowledged(self) -> int:
         sessions = [one for keeper in self.keepers for one in keeper.service.records.journal()]
@@ -255,11 +198,13 @@ class World:
             with suppress(*FAILURES):
                 states.append(keeper.service.state())
         (folder / "states").write_text("\n".join(states))
+        (folder / "changes").write_text(self.changes.told())
         for title, text in self._lab.evidence(whole=True):
             (folder / title.strip("/").replace("/", "-").replace(" ", "-")).write_text(text)
 
     def close(self) -> None:
         """End the services, and all that they ran on."""
+        self.changes.close()
         for keeper in self.keepers:
             keeper.end()
         for node in self.nodes.values():

@@ -6,7 +6,7 @@ import grpc
 
 from cluster.errors import InvalidArgument, OutOfRange
 from cluster.identifiers import require_name
-from cluster.model import AccessType
+from cluster.model import AccessType, IoLimits
 from cluster.volumes import CreateRequest
 from csi.capability import parse_capability
 from csi.controller.base import ControllerCalls
@@ -21,7 +21,13 @@ from csi.controller.requests import (
     size_of_new,
 )
 from csi.rpc import csi_pb2 as pb
-from csi.storage_class import change_limits, changed_replicas, parse_class, parse_limits
+from csi.storage_class import (
+    change_limits,
+    changed_replicas,
+    names_limits,
+    parse_class,
+    parse_limits,
+)
 
 
 class VolumeCalls(ControllerCalls):
@@ -94,10 +100,14 @@ class VolumeCalls(ControllerCalls):
     def ControllerModifyVolume(
         self, request: pb.ControllerModifyVolumeRequest, context: grpc.ServicerContext
     ) -> pb.ControllerModifyVolumeResponse:
-        replicas = changed_replicas(request.mutable_parameters, replication=self._replication)
-        self._volumes.modify(
-            request.volume_id, lambda limits: change_limits(limits, request.mutable_parameters)
-        )
-        if replicas and self._changes is not None:
-            self._changes.set_replicas(request.volume_id, replicas)
+        wanted = request.mutable_parameters
+        change_limits(IoLimits(), wanted)  # all of it is right, or nothing is done
+        replicas = changed_replicas(wanted, replication=self._replication)
+        changes = self._changes if replicas else None
+        # First: the limits have to reach all nodes, and the replica on one that is gone, or that is
+        # not made yet, would keep them from it until the number of replicas is changed.
+        if changes is not None:
+            changes.set_replicas(request.volume_id, replicas)
+        if changes is None or names_limits(wanted):
+            self._volumes.modify(request.volume_id, lambda limits: change_limits(limits, wanted))
         return pb.ControllerModifyVolumeResponse()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -43,12 +43,26 @@ RECORDS = 16 * MIB
 NODE = "csi.xlss.io/node"
 KUBELET = "/var/lib/kubelet"
 LEFT = "grep cs: /proc/drbd | grep -v Unconfigured || true; dmsetup ls | grep xlss- || true"
+LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 # Deadlines of the tests' patience, in seconds: nothing is measured by them.
 SERVING = 90.0
 SYNCING = 120.0
 # Slow enough that a ring holds what is written in a while, and the machine has room for the rest.
 INTERVAL = 0.005
 NO_MINOR = -1  # of a volume without DRBD
+
+
+@contextmanager
+def visible(cluster: Deployment, nodes: Iterable[str], snapshot_id: str) -> Iterator[str]:
+    """The device of a thin volume's snapshot, at the same path on these nodes."""
+    name = f"vg0/snap-{snapshot_id}"
+    try:
+        for node in nodes:
+            cluster.nodes[node].sh(f"{LVM} lvchange -q -ay -K {name}")
+        yield f"/dev/{name}"
+    finally:
+        for node in nodes:
+            cluster.nodes[node].sh(f"{LVM} lvchange -q -an {name}")
 
 
 class Group:
@@ -150,7 +164,7 @@ class Service:
         where its replicas are to be; `source`: the `snapshot` or `clone` that it is made of.
         """
         self.cluster = cluster
-        self.nodes = nodes
+        self.nodes: tuple[str, ...] = nodes
         self.dsync = dsync
         self.id = ""
         self.capability = mount(filesystem) if filesystem else block()
@@ -371,7 +385,7 @@ class Service:
             if (state := self.drbd(name)) is None or not state.in_sync:
                 return False
         record = self.record
-        return record.members == self.nodes and not record.quarantine
+        return set(record.members) == set(self.nodes) and not record.quarantine
 
     def until_in_sync(self) -> None:
         self.until("in sync", self.in_sync)
@@ -404,7 +418,9 @@ class Service:
         """What tells why something does not go on."""
         if not self.id:
             return "it is not created"
-        lines = [f"record: {self.record}"]
+        lines = []
+        with suppress(KeyError):  # it has none where it is not replicated
+            lines.append(f"record: {self.record}")
         for name in self.nodes:
             lines.append(f"{name}: {self.drbd(name)}")
             with suppress(LabError, KeyError):

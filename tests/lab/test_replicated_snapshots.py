@@ -16,7 +16,7 @@ from lab.deployment import Pool
 from lab.node import MIB
 from lab.records import differing, hashes
 from lab.replica_states import stored, stored_volume
-from tests.lab.replicated import KUBELET, NODE, ONE, OTHER, SIZE, TWO, Group, Service
+from tests.lab.replicated import KUBELET, LVM, NODE, ONE, OTHER, SIZE, TWO, Group, Service, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 DISKS = (1024 * MIB,)
 POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
 _REPETITIONS = 50
-_LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 
 
 def cut(service: Service, name: str) -> pb.Snapshot:
@@ -45,27 +44,12 @@ def remove(service: Service, snapshot: pb.Snapshot) -> None:
     service.repeat("delete it", lambda: controller.delete_snapshot(snapshot.snapshot_id))
 
 
-@contextmanager
-def visible(service: Service, snapshot: pb.Snapshot) -> Iterator[str]:
-    """The snapshot's own device, at the same path on both nodes.
-
-    That of a thick volume is there whenever its origin is, and goes with it only.
-    """
-    name = f"vg0/snap-{snapshot.snapshot_id}"
-    thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
-    nodes = service.nodes if thin else ()
-    try:
-        for node in nodes:
-            service.node(node).sh(f"{_LVM} lvchange -q -ay -K {name}")
-        yield f"/dev/{name}"
-    finally:
-        for node in nodes:
-            service.node(node).sh(f"{_LVM} lvchange -q -an {name}")
-
-
 def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
     """What was acknowledged before is in it, and both nodes have the same."""
-    with visible(service, snapshot) as path:
+    # That of a thick volume is there whenever its origin is, and goes with it only.
+    thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
+    nodes = service.nodes if thin else ()
+    with visible(service.cluster, nodes, snapshot.snapshot_id) as path:
         assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
         verdict = service.records.check(service.node(service.nodes[-1]), path, before)
         assert verdict.ok, verdict
@@ -232,7 +216,7 @@ def test_a_volume_is_deleted_while_a_node_is_down(service: Service) -> None:
     assert stored(service.cluster)["volume"] == 1
     service.power_on(TWO)
     service.until("forgotten", lambda: not stored(service.cluster)["volume"])
-    left = service.node(TWO).sh(f"{_LVM} lvs --noheadings -o lv_name vg0").text
+    left = service.node(TWO).sh(f"{LVM} lvs --noheadings -o lv_name vg0").text
     assert service.id not in left
     assert stored(service.cluster)["membership"] == 0
 
@@ -302,5 +286,5 @@ def nothing_is_cut(service: Service) -> None:
     counted = stored(service.cluster)
     assert counted["snapshot"] == counted["group"] == 0
     for name in (ONE, TWO, OTHER):
-        left = service.node(name).sh(f"{_LVM} lvs --noheadings -o lv_name vg0").text
+        left = service.node(name).sh(f"{LVM} lvs --noheadings -o lv_name vg0").text
         assert "snap-" not in left, name

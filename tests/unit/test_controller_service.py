@@ -485,6 +485,34 @@ def test_limits_are_changed_one_by_one(driver: ControllerDriver) -> None:
     assert driver.volumes.get(volume_id).limits == limits
 
 
+def test_a_node_that_is_gone_does_not_keep_a_volume_from_having_one_replica(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Changes:
+        def set_replicas(self, volume_id: str, count: int) -> None:
+            asked.append((volume_id, count))
+
+        def move_replica(self, volume_id: str, from_node: str, to_node: str) -> None:
+            raise AssertionError
+
+    with controller_driver(tmp_path, changes=Changes()) as driver:
+        volume_id = driver.create()
+        driver.agents.nodes[driver.node_of(volume_id)].down = True
+        modify = driver.stub.ControllerModifyVolume
+
+        def wanted(**parameters: str) -> pb.ControllerModifyVolumeRequest:
+            return pb.ControllerModifyVolumeRequest(
+                volume_id=volume_id, mutable_parameters=parameters
+            )
+
+        modify(wanted(replicas="1"))
+        code, _ = refusal(modify, wanted(replicas="1", readIops="5"))
+        assert code is Code.UNAVAILABLE
+        code, _ = refusal(modify, wanted(replicas="1", readIop="5"))
+        assert code is Code.INVALID_ARGUMENT
+        assert asked == [(volume_id, 1)] * 2
+
+
 # Snapshots
 
 

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import Busy, InvalidArgument, NoSpace, Refused, Unavailable, Unsupported
+from cluster.errors import (
+    Busy,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unsupported,
+)
 from cluster.identifiers import key_of_id
 from cluster.memberships import Memberships
-from cluster.model import Layout, LayoutKind, Volume
+from cluster.model import IoLimits, Layout, LayoutKind, Volume
 from cluster.replicas import Slots
 from replication.record import Disk
 from tests.unit.changes_world import ChangingWorld, changing_world
@@ -49,6 +57,24 @@ def test_one_becomes_two_and_the_one_in_use_stays_the_complete_one(world: Changi
     assert len(world.membership().members) == 2
     assert world.reconciler.run_once() == ()
     assert len(world.volumes.topology(volume)) == 2
+
+
+def test_limits_change_while_a_replica_is_still_to_be_made(world: ChangingWorld) -> None:
+    """Whoever repeats the call that adds it has to get as far as that."""
+    single = world.create(spec=THIN, requisite=on("n1"))
+    world.nodes.set_fault(fails("create_volume", Unavailable("lost")))
+    with pytest.raises(Unavailable):
+        world.changes.set_replicas(single.id, 2)
+    world.nodes.set_fault(no_faults)
+    limits = IoLimits(read_iops=9)
+    world.volumes.modify(single.id, lambda _: limits)
+    volume = world.changes.set_replicas(single.id, 2)
+    assert len(volume.nodes) == 2 and volume.limits == limits
+    world.check_settled()
+    gone = world.nodes.nodes[volume.nodes[0]].volumes
+    gone.clear()
+    with pytest.raises(NotFound):
+        world.volumes.modify(single.id, lambda _: limits)
 
 
 def test_two_become_one_where_it_is_used(world: ChangingWorld) -> None:

@@ -11,10 +11,19 @@ import pytest
 from cluster.errors import Busy, NotFound, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.memberships import Memberships
-from cluster.model import Phase
+from cluster.model import Phase, Source, SourceKind, Volume
 from cluster.records import snapshot_table
 from cluster.sqlite_store import SqliteStore
-from tests.unit.cluster_world import THIN, THIN_PAIR, World, leave_set, no_faults, on, three_nodes
+from tests.unit.cluster_world import (
+    THIN,
+    THIN_PAIR,
+    World,
+    fails,
+    leave_set,
+    no_faults,
+    on,
+    three_nodes,
+)
 
 
 @pytest.fixture
@@ -98,6 +107,66 @@ def test_cuts_do_not_count_when_the_hold_was_lost(world: World) -> None:
         world.snapshots.create("cut", volume.id)
     assert world.nodes.snapshot_ids() == []
     world.check_settled()
+
+
+def on_its_way_to_one(world: World, volume: Volume) -> Volume:
+    """A change to one replica was cut off: both are members still."""
+    changed = replace(volume, spec=THIN)
+    world.put(changed)
+    return changed
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_volume_on_its_way_to_one_replica_is_cut_as_one_of_two(
+    world: World, grouped: bool
+) -> None:
+    volume = on_its_way_to_one(world, world.create(spec=THIN_PAIR))
+    stale, kept = volume.nodes
+
+    def cut() -> tuple[str, ...]:
+        if grouped:
+            return world.groups.create("all", [volume.id])[1][0].nodes
+        return world.snapshots.create("cut", volume.id).nodes
+
+    at(world, "create_snapshots", lambda _: leave_set(world, volume, stale))
+    with pytest.raises(Unavailable, match="left the in-sync set"):
+        cut()
+    assert world.nodes.snapshot_ids() == []
+    assert cut() == (kept,)
+
+
+def test_replicas_of_a_clone_are_of_one_cut_also_on_the_way_to_one_replica(world: World) -> None:
+    volume = on_its_way_to_one(world, world.create(spec=THIN_PAIR))
+    leave_set(world, volume, volume.nodes[0])
+    cuts: list[str] = []
+    world.nodes.set_fault(
+        lambda node, call, when: (
+            cuts.append(node) if (call, when) == ("create_snapshots", "after") else None
+        )
+    )
+    source = Source(SourceKind.VOLUME, volume.id)
+    copy = world.create("copy", THIN_PAIR, source=source, requisite=on(*volume.nodes))
+    assert cuts == [volume.nodes[1]]
+    assert copy.replication is not None
+    assert not copy.replication.equal
+
+
+def test_a_snapshot_is_not_gone_on_with_where_its_volume_has_moved_on(world: World) -> None:
+    """The node that it was to be cut on may lack by now what was acknowledged since."""
+    volume = world.create(spec=THIN, requisite=on("n1"))
+    world.nodes.set_fault(fails("create_snapshots", Unavailable("lost"), node="n1"))
+    with pytest.raises(Unavailable):
+        world.snapshots.create("cut", volume.id)
+    world.nodes.set_fault(no_faults)
+    pair = world.create("pair", THIN_PAIR, requisite=on("n1", "n2"))
+    leave_set(world, pair, "n1")
+    (half_made,) = snapshot_table(world.store).list()[0]
+    table = snapshot_table(world.store)
+    table.delete(half_made)
+    table.create(replace(half_made.item, volume_id=pair.id))  # the pair was that volume once
+    cut = world.snapshots.create("cut", pair.id)
+    assert cut.nodes == ("n2",)
+    assert world.nodes.snapshot_ids() == [cut.id]
 
 
 def test_what_a_killed_controller_has_cut_is_cut_anew(world: World) -> None:
