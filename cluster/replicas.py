@@ -23,8 +23,10 @@ from cluster.model import ReplicaPlace, Replication, Volume
 from cluster.store import RecordKind, Store
 
 FIRST_MINOR = 1000
-FIRST_PORT = 7800
-SLOTS = 20_000  # as many replicated volumes; the ports end before those that Linux gives out
+# Above what a node of Kubernetes listens at itself (kubelet and its like end at 10259, and our own
+# agent has 9810), below the ports of its services (30000).
+FIRST_PORT = 11_000
+SLOTS = 19_000  # as many replicated volumes
 
 
 class Slots:

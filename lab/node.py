@@ -37,7 +37,7 @@ PID_NAMESPACE = (
     *("unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--"),
     *("sh", "-c", '"$@"; exit $?', "sh"),
 )
-RELAY_FIRST_PORT = 20000
+RELAY_FIRST_PORT = 30000  # above DRBD's
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",

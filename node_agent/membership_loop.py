@@ -28,7 +28,7 @@ from node_agent.arbiter import Arbiter, Assignment
 from node_agent.notes import NoteBook
 from replication.actions import Action, Do, Situation, Yes
 from replication.membership import next_action
-from replication.record import Role, Statement, View
+from replication.record import Connection, Role, Statement, View
 
 _log = logging.getLogger(__name__)
 
@@ -94,10 +94,13 @@ class _Memory:
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
     decision: Decision | None = field(default=None)
+    missing_since: float | None = None  # both sides try to connect: time.monotonic()
 
 
 class MembershipLoop:
     """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens.
+
+    ``missing_seconds``: for so long both sides may try to connect before one begins anew.
 
     New assignments are acted on at once, as the arbiter notifies of them, and so are DRBD's events,
     by ``poke``. Nothing else ends a WAIT: while users, a suspended face or a grant count, there is
@@ -112,11 +115,13 @@ class MembershipLoop:
         threads: int = 4,
         retry_seconds: float = 2.0,
         look_seconds: float = 15.0,
+        missing_seconds: float = 20.0,
     ) -> None:
         self._side = side
         self._notes = notes
         self._retry_seconds = retry_seconds
         self._look_seconds = look_seconds
+        self._missing_seconds = missing_seconds
         self._changed = threading.Condition()
         self._memory: dict[str, _Memory] = {}
         self._due: dict[str, float] = {}  # volume -> time.monotonic()
@@ -285,7 +290,9 @@ class MembershipLoop:
                 situation = self._situation(volume_id, memory)
                 action = next_action(situation)
                 serving = action.do is Do.WAIT and _serves(situation)
-                if action.do is Do.WAIT:
+                if action.do is Do.WAIT and self._miss_each_other(memory, situation):
+                    action = Action(Do.FORCE_DISCONNECT, "both sides try to connect in vain: anew")
+                elif action.do is Do.WAIT:
                     self._decide(volume_id, memory, Decision(action.do, action.reason, "", serving))
                     return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
@@ -317,6 +324,25 @@ class MembershipLoop:
             self._arbiter.tell(volume_id, Statement(view, held.revision, notes.epoch))
         known = memory.assignment
         return Situation(view, notes, held, memory.yes, known.peer, known.go_alone)
+
+    def _miss_each_other(self, memory: _Memory, now: Situation) -> bool:
+        """Whether both have tried to connect for so long that one of them should begin anew.
+
+        DRBD 8.4 makes a connection of two sockets, each side dials and listens at once, and they
+        can go on missing each other. Who is no primary loses nothing by being alone for a moment.
+        """
+        trying = (
+            now.view.role is Role.SECONDARY
+            and now.view.connection is Connection.CONNECTING
+            and now.peer is not None
+            and now.peer.view.connection is Connection.CONNECTING
+        )
+        began, seconds = memory.missing_since, time.monotonic()
+        memory.missing_since = (began if began is not None else seconds) if trying else None
+        if began is None or not trying or seconds - began < self._missing_seconds:
+            return False
+        memory.missing_since = None
+        return True
 
     def _do(self, action: Action, volume_id: str, memory: _Memory, seen: Situation) -> None:
         if action.do is Do.NOTE:

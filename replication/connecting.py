@@ -75,7 +75,11 @@ def requests(resource: Resource, local: Replica, peer: Replica) -> Iterator[Requ
 def connect(
     runner: Runner, resource: Resource, local: Replica, peer: Replica, *, deadline: float
 ) -> None:
-    """Send the requests. Raises ``CommandFailed`` with the module's result in its text."""
+    """Send the requests. Raises ``CommandFailed`` with the module's result in its text.
+
+    InUse and Missing where DRBD could not listen.
+    """
+    addresses.require_free(local.address, resource.port)
     made = [
         {"command": one.command, "payload": one.payload.hex(), "settled": one.settled}
         for one in requests(resource, local, peer)

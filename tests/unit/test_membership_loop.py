@@ -74,12 +74,14 @@ class ScriptedSide:
         self.done: list[tuple[str, str]] = []
         self.failing: set[str] = set()
         self.present = True  # whether the node has anything of the volumes
+        self.looks = 0
         self.hanging: dict[str, threading.Event] = {}
 
     def view(self, assignment: Assignment) -> View:
         hanging = self.hanging.get(assignment.volume_id)
         if hanging is not None:
             hanging.wait(30.0)
+        self.looks += 1
         return self.views.setdefault(assignment.volume_id, View("a", "1"))
 
     def flush(self, assignment: Assignment) -> None:
@@ -118,7 +120,13 @@ CHANGES: Mapping[Do, Mapping[str, object]] = {
 
 
 class World:
-    def __init__(self, folder: Path, *volumes: str, look_seconds: float = 0.1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *volumes: str,
+        look_seconds: float = 0.1,
+        missing_seconds: float = 20.0,
+    ) -> None:
         self.arbiter = RuledArbiter(*volumes)
         self.side = ScriptedSide()
         self.notes = NoteBook(folder)
@@ -128,6 +136,7 @@ class World:
             threads=2,
             retry_seconds=0.05,
             look_seconds=look_seconds,
+            missing_seconds=missing_seconds,
         )
 
     def decided(self, volume_id: str) -> str:
@@ -297,3 +306,40 @@ def test_notes_go_with_the_replica_and_not_with_the_assignment(
     else:
         world.until(lambda: world.notes.of("v") == Notes())
     assert (world.notes.of("v") == Notes()) is not present
+
+
+@pytest.mark.parametrize("peer", [Connection.CONNECTING, Connection.STANDALONE, None])
+def test_who_misses_its_peer_for_long_begins_anew(
+    make: Callable[..., World], peer: Connection | None
+) -> None:
+    world = make("v", look_seconds=0.02, missing_seconds=0.1)
+    unused = Held(replace(RECORD, primary=""), 5)
+    stated = None if peer is None else Statement(View("b", "1", connection=peer), 5, 1)
+    world.arbiter.change("v", held=unused, peer=stated)
+    trying = replace(View("a", "1"), **ATTACHED, connection=Connection.CONNECTING)
+    world.side.views["v"] = trying
+    world.loop.start(world.arbiter)
+    if peer is Connection.CONNECTING:
+        world.until(lambda: world.side.names("v") == ["force-disconnect", "connect"])
+        assert world.decided("v") == "in the set"
+    else:
+        looks = world.side.looks
+        world.until(lambda: world.side.looks > looks + 20)
+        assert world.side.names("v") == []
+
+
+def test_a_primary_does_not_leave_its_peer_to_begin_anew(make: Callable[..., World]) -> None:
+    world = make("v", look_seconds=0.02, missing_seconds=0.0)
+    world.loop.start(world.arbiter)
+    world.loop.require_primary("v", 10.0)
+    alone = replace(world.side.views["v"], connection=Connection.CONNECTING)
+    world.side.views["v"] = replace(alone, peer_disk=Disk.OUTDATED)
+    stated = Statement(View("b", "1", connection=Connection.CONNECTING), 5, 1)
+    world.arbiter.change("v", peer=stated, held=_alone(world.arbiter.assigned["v"].held))
+    looks = world.side.looks
+    world.until(lambda: world.side.looks > looks + 20)
+    assert "force-disconnect" not in world.side.names("v")
+
+
+def _alone(held: Held) -> Held:
+    return Held(replace(held.record, members=("a",)), held.revision + 1)

@@ -16,7 +16,7 @@ from cluster.membership import Membership
 from cluster.memberships import Memberships
 from cluster.model import Phase, Volume, VolumeSpec
 from cluster.recover import recover
-from cluster.replicas import FIRST_MINOR, FIRST_PORT, Slots
+from cluster.replicas import FIRST_MINOR, FIRST_PORT, SLOTS, Slots
 from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind
 from replication import arbiter_rules
@@ -153,12 +153,12 @@ def test_a_slot_that_is_taken_is_passed_over(tmp_path: Path) -> None:
 def test_volumes_that_begin_their_search_at_one_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Slots, "first", lambda slots, volume_id: 19_999)
+    monkeypatch.setattr(Slots, "first", lambda slots, volume_id: SLOTS - 1)
     world = pair_world(tmp_path)
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda n: world.create(f"v{n}", THIN_PAIR, size=MIB), range(8)))
     minors = sorted(volume.replication.minor for volume in made if volume.replication)
-    assert minors == [FIRST_MINOR + number for number in (*range(7), 19_999)]
+    assert minors == [FIRST_MINOR + number for number in (*range(7), SLOTS - 1)]
     world.check_settled()
 
 
