@@ -18,7 +18,7 @@ from lab.client import Client
 from lab.errors import BootFailed, CommandFailed, LabError, NodeDown
 from lab.faulty_disk import FaultyDisk
 from lab.guest_process import GuestProcess
-from lab.kernel_argv import kernel_argv
+from lab.kernel_argv import kernel_argv, on_one_processor
 from lab.paths import PROJECT, RUN
 from lab.sandbox import start_process
 
@@ -141,7 +141,7 @@ class Node:
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
             self._process = start_process(
-                [*PID_NAMESPACE, *kernel_argv(self)],
+                [*PID_NAMESPACE, *on_one_processor(self.index), *kernel_argv(self)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
