@@ -31,5 +31,5 @@ def test_connections_that_have_ended_there_do_not_count() -> None:
 
 
 def test_an_address_that_is_not_of_this_node_is_told() -> None:
-    with pytest.raises(Missing, match="no address 192.0.2.1"):
+    with pytest.raises(Missing, match=r"no address 192\.0\.2\.1"):
         require_free("192.0.2.1", 11000)
