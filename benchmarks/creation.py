@@ -37,11 +37,13 @@ def by_hand(site: Site, provision: str) -> float:
 
 def against_hand(site: Site, provision: str, rounds: int) -> tuple[list[float], list[float]]:
     """(ours, typed by hand), in turn."""
-    ours, theirs = interleave(
-        rounds,
-        lambda _: through_csi(site, provision),
-        lambda _: by_hand(site, provision),
-    )
+
+    def settled(way: Callable[[Site, str], float]) -> float:
+        # Neither pays for what udevd still has to do after the other.
+        site.host.run(["udevadm", "settle"])
+        return way(site, provision)
+
+    ours, theirs = interleave(rounds, lambda _: settled(through_csi), lambda _: settled(by_hand))
     return ours, theirs
 
 

@@ -2,9 +2,6 @@
 
 All I/O is direct: a copy of a large volume through the page cache would push out what the node's
 pods have there. Source of the ioctls: linux/fs.h.
-
-``block_worker_process.py`` is started for each volume that is wiped, so this imports little: a
-third of its time would be pathlib and contextlib.
 """
 
 from __future__ import annotations
@@ -17,15 +14,15 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from contextlib import contextmanager
+from pathlib import Path
 
 from host.errors import DeviceFailed, HostError, InUse, Missing
 
 _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
 _BLKSSZGET = 0x1268
-_SYS = "/sys/dev/block"
-_STEP = 64 << 20  # one ioctl must not run for minutes: it cannot be interrupted
+_SYS = Path("/sys/dev/block")
 _BLOCK = 1 << 20
 _GRAIN = 64 << 10  # the smallest chunk of a thin pool: what is zero in the source is not allocated
 _ZEROS = bytes(_GRAIN)
@@ -45,18 +42,18 @@ def size_of(path: str) -> int:
 def size_of_number(number: str) -> int:
     """Size in bytes of the device ``major:minor``, without opening it. Raises Missing."""
     try:
-        return int(_text(f"{_SYS}/{number}/size")) * 512
+        return int((_SYS / number / "size").read_text()) * 512
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {number}") from error
 
 
 def block_size_of_number(number: str) -> int:
     """Logical block of the device ``major:minor`` in bytes, without opening it. Raises Missing."""
-    place = os.path.realpath(f"{_SYS}/{number}")
+    place = _SYS / number
     # That of a partition is its disk's.
-    folder = place if os.path.isdir(f"{place}/queue") else os.path.dirname(place)
+    folder = place / "queue" if (place / "queue").is_dir() else place.resolve().parent / "queue"
     try:
-        return int(_text(f"{folder}/queue/logical_block_size"))
+        return int((folder / "logical_block_size").read_text())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {number}") from error
 
@@ -71,8 +68,9 @@ def logical_block_size(path: str) -> int:
 def holders_of(path: str) -> list[str]:
     """Kernel names (``dm-3``) of the devices that are stacked on this one. Raises Missing."""
     try:
-        number = os.stat(path).st_rdev
-        return sorted(os.listdir(f"{_SYS}/{os.major(number)}:{os.minor(number)}/holders"))
+        number = Path(path).stat().st_rdev
+        holders = _SYS / f"{os.major(number)}:{os.minor(number)}" / "holders"
+        return sorted(entry.name for entry in holders.iterdir())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {path}") from error
 
@@ -111,16 +109,6 @@ def zero_edges(path: str) -> None:
     with _opened(path, os.O_WRONLY | os.O_DIRECT | os.O_EXCL) as fd:
         for start in sorted({0, max(size - _EDGE, 0)}):
             _zero(fd, start, min(_EDGE, size - start))
-        os.fsync(fd)
-
-
-def zero_all(path: str, progress: Progress, *, begin: int = 0) -> None:
-    """Zero the device from ``begin`` on: it reads as zeros there. Raises Missing, DeviceFailed."""
-    size = size_of(path)
-    with _opened(path, os.O_WRONLY | os.O_DIRECT) as fd:
-        for start in range(begin, size, _STEP):
-            _zero(fd, start, min(_STEP, size - start))
-            progress(min(start + _STEP, size))
         os.fsync(fd)
 
 
@@ -185,14 +173,9 @@ def probe_read(path: str) -> None:
 
 def _mode(path: str) -> int:
     try:
-        return os.stat(path).st_mode
+        return Path(path).stat().st_mode
     except FileNotFoundError:
         return 0
-
-
-def _text(path: str) -> str:
-    with open(path) as file:
-        return file.read()
 
 
 def _runs(view: memoryview, skip_zeros: bool) -> Iterator[tuple[int, int]]:
@@ -233,33 +216,20 @@ def _zero(fd: int, start: int, length: int) -> None:
     fcntl.ioctl(fd, _BLKZEROOUT, struct.pack("QQ", start, length))
 
 
-class _opened:
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
     """The file descriptor of a device; OSError inside becomes an error of ``host/errors.py``."""
-
-    def __init__(self, path: str, flags: int) -> None:
-        self._path, self._flags = path, flags
-
-    def __enter__(self) -> int:
-        try:
-            self._fd = os.open(self._path, self._flags | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._translated(error) from error
-        return self._fd
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        os.close(self._fd)
-        if isinstance(error, OSError):
-            raise self._translated(error) from error
-
-    def _translated(self, error: OSError) -> HostError:
-        text = f"{self._path}: {error.strerror}"
+    fd = -1
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        yield fd
+    except OSError as error:
+        text = f"{path}: {error.strerror}"
         if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
-            return Missing(text)
+            raise Missing(text) from error
         if error.errno == errno.EBUSY:
-            return InUse(text)
-        return DeviceFailed(text)
+            raise InUse(text) from error
+        raise DeviceFailed(text) from error
+    finally:
+        if fd >= 0:
+            os.close(fd)

@@ -1,8 +1,9 @@
-"""Copying and wiping whole devices in a process of their own.
+"""Copying and wiping whole devices in processes of their own.
 
 They take minutes, and a disk that hangs holds whoever is in the middle of an I/O beyond any signal.
 That must not be a thread of the agent: it could neither go on nor end, nor could its successor
-start. So a child does it (``block_worker_process.py``) and says how far it is.
+start. So children do it: a copy is ``block_worker_process.py``, which says how far it is, and a
+wipe is blkdiscard(8), which begins ten times as fast as a Python does.
 """
 
 from __future__ import annotations
@@ -16,34 +17,54 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from host import errors
-from host.block_device import Progress
+from host.block_device import Progress, size_of_number
 from host.command import Child, Runner
-from host.errors import CommandFailed, CommandLost, CommandStuck, HostError
+from host.device_mapper import device_number, major_minor
+from host.errors import CommandFailed, CommandLost, CommandStuck, DeviceFailed, HostError
 
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from host.block_worker_process import main; main(sys.argv[2:])"
 )
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
-# Between two signs of life: the kernel writes 64 MiB of zeros at the most in one call.
+# Between two signs of life.
 _STALLED_SECONDS = 120.0
+_PIECE = 128 << 20  # of a wipe: one call of the kernel, which cannot be interrupted for long
 _LOOK_SECONDS = 1.0
 
 
 def zero(runner: Runner, path: str, progress: Progress, *, begin: int = 0) -> None:
-    """``block_device.zero_all``. Raises CommandStuck when nothing moves for two minutes."""
-    _work(runner, ["zero", path, str(begin)], path, progress)
+    """Zero the device from ``begin`` on: it reads as zeros there, also after a loss of power.
+
+    ``progress`` is called after each piece; what it raises ends the work. Raises Missing,
+    DeviceFailed, CommandStuck when nothing moves for two minutes.
+    """
+    size = size_of_number(major_minor(device_number(path)))
+    for start in range(begin, size, _PIECE):
+        length = min(_PIECE, size - start)
+        # By force: what it would look for is what it is to remove, and the caller's to know.
+        wipe = ("blkdiscard", "--zeroout", "--force", f"--offset={start}", f"--length={length}")
+        # What one has begun is of no use to the next agent, which begins anew.
+        _on_device(runner, ("setpriv", "--pdeathsig=KILL", *wipe, path), path)
+        progress(start + length)
+    _on_device(runner, ("sync", path), path)
+
+
+def _on_device(runner: Runner, argv: tuple[str, ...], path: str) -> None:
+    try:
+        runner.run(argv, deadline=_STALLED_SECONDS, resource=path)
+    except CommandFailed as error:
+        raise DeviceFailed(str(error)) from error
 
 
 def copy(runner: Runner, source: str, target: str, progress: Progress, *, skip_zeros: bool) -> None:
-    """``block_device.copy``. Raises CommandStuck when nothing moves for two minutes."""
-    _work(runner, ["copy", source, target, "1" if skip_zeros else "0"], target, progress)
+    """``block_device.copy``. Raises CommandStuck when nothing moves for two minutes.
 
-
-def _work(runner: Runner, arguments: list[str], resource: str, progress: Progress) -> None:
-    """``progress`` is called at least every second; what it raises ends the child."""
-    runner.check(resource)
+    ``progress`` is called at least every second; what it raises ends the child.
+    """
+    runner.check(target)
     begun = time.monotonic()
+    arguments = (source, target, "1" if skip_zeros else "0")
     argv = (sys.executable, "-I", "-S", "-c", _BOOT, _PACKAGES, *arguments)
     child = runner.spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     told = ("block_worker", *arguments)
@@ -53,10 +74,10 @@ def _work(runner: Runner, arguments: list[str], resource: str, progress: Progres
         outcome = "ok"
     except CommandStuck:
         outcome = "stuck"
-        runner.missed_deadline(resource)
+        runner.missed_deadline(target)
         raise
     finally:
-        runner.abandon(child, resource)
+        runner.abandon(child, target)
         runner.observe(told, outcome, time.monotonic() - begun)
 
 

@@ -1,7 +1,6 @@
 """The process behind ``block_worker.py``.
 
-    worker zero <path> <begin>
-    worker copy <source> <target> <skip zeros 0|1>
+    worker <source> <target> <skip zeros 0|1>
     -> a line with the bytes done, from time to time; "done", or "failed <class> <text>"
 
 Runs without site packages. It ends with the agent: what it does is of no use to the next one,
@@ -12,11 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 
 from host import block_device
 from host.errors import HostError
 
-_PR_SET_PDEATHSIG, _SIGKILL = 1, 9  # the module of signals takes longer than a small wipe
+_PR_SET_PDEATHSIG = 1
 _TELL_EVERY = 8 << 20
 
 
@@ -31,13 +31,10 @@ class _Teller:
 
 
 def main(arguments: list[str]) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    what, *rest = arguments
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    source, target, skip_zeros = arguments
     try:
-        if what == "zero":
-            block_device.zero_all(rest[0], _Teller(), begin=int(rest[1]))
-        else:
-            block_device.copy(rest[0], rest[1], _Teller(), skip_zeros=rest[2] == "1")
+        block_device.copy(source, target, _Teller(), skip_zeros=skip_zeros == "1")
     except HostError as error:
         _say(f"failed {type(error).__name__} {error}".replace("\n", " "))
     else:

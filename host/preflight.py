@@ -19,6 +19,8 @@ _TOOLS = (
     ("lvm", "version", ""),
     ("dmsetup", "--version", ""),
     ("blkid", "--version", ""),
+    ("blkdiscard", "--version", ""),
+    ("setpriv", "--version", ""),
     ("thin_check", "--version", "thin volumes"),
     ("mkfs.ext4", "-V", "ext4"),
     ("resize2fs", "", "growing ext4"),
