@@ -33,7 +33,6 @@ REPLICATED = ("replicated-io", "failover", "pause", "disk-failure")
 STATUS = "status"
 PARTS = (*LOCAL, *REPLICATED, STATUS)
 _WIDTH = 130  # of tables in a file or a pipe
-PROVISIONS = ("thick", "thin")
 
 
 @dataclass(frozen=True)
@@ -200,18 +199,18 @@ class _Benchmarks:
         return self._findings
 
     def _few_volumes(self) -> None:
-        for provision in PROVISIONS:
-            self._say(f"create and delete, {provision}, one volume there")
-            ours, theirs = creation.against_hand(self._site, provision, self._effort.rounds)
-            self._few[provision] = ours
-            self._add([creation.few_figures(provision, ours, theirs)])
+        for way in creation.WAYS:
+            self._say(f"create and delete, {way.name}, one volume there")
+            ours, theirs = creation.against_hand(self._site, way, self._effort.rounds)
+            self._few[way.name] = ours
+            self._add([creation.few_figures(way, ours, theirs)])
 
     def _many_volumes(self) -> None:
-        for provision in PROVISIONS:
-            self._say(f"create and delete, {provision}, {self._effort.volumes} volumes there")
-            ours, theirs = creation.against_hand(self._site, provision, self._effort.rounds)
-            few, there = self._few[provision], self._effort.volumes
-            self._add(creation.many_figures(provision, there, few, ours, theirs))
+        for way in creation.WAYS:
+            self._say(f"create and delete, {way.name}, {self._effort.volumes} volumes there")
+            ours, theirs = creation.against_hand(self._site, way, self._effort.rounds)
+            few, there = self._few[way.name], self._effort.volumes
+            self._add(creation.many_figures(way, there, few, ours, theirs))
 
     def _rate(self) -> None:
         one, many = [], []

@@ -7,8 +7,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from benchmarks.figures import Figure, at_least, at_most, interleave, milliseconds, ratio
+from benchmarks.figures import (
+    Figure,
+    Target,
+    at_least,
+    at_most,
+    interleave,
+    milliseconds,
+    ratio,
+)
 from benchmarks.site import GROUP, MIB, THIN_POOL, Site
 
 SIZE = 64 * MIB
@@ -17,31 +26,48 @@ CLIENTS = 16
 _names = itertools.count()
 
 
-def through_csi(site: Site, provision: str) -> float:
+@dataclass(frozen=True)
+class Way:
+    """A kind of volume, and how a person makes it."""
+
+    name: str
+    provision: str
+    raw: bool
+    by_hand: str
+    target: Target | None
+
+
+_REACH = at_most(0.8)
+_THICK_BY_HAND = f"lvcreate -L {SIZE}b -n byhand {GROUP}"
+WAYS = (
+    Way("thick", "thick", False, _THICK_BY_HAND, _REACH),
+    Way("thin", "thin", False, f"lvcreate -V {SIZE}b -T {GROUP}/{THIN_POOL} -n byhand", _REACH),
+    # Ours does more: whoever is given the raw device must not read what was on the disk before.
+    Way("thick, raw and so zeroed", "thick", True, _THICK_BY_HAND, None),
+)
+
+
+def through_csi(site: Site, way: Way) -> float:
     """Seconds to create and delete one volume."""
     name = f"bench-{next(_names)}"
     begin = time.perf_counter()
-    volume_id = site.create(name, SIZE, provision)
+    volume_id = site.create(name, SIZE, way.provision, raw=way.raw)
     site.controller.delete(volume_id)
     return time.perf_counter() - begin
 
 
-def by_hand(site: Site, provision: str) -> float:
+def by_hand(site: Site, way: Way) -> float:
     """Seconds for the two commands; the round trip to the node's shell is left out."""
-    create = {
-        "thick": f"lvcreate -L {SIZE}b -n byhand {GROUP}",
-        "thin": f"lvcreate -V {SIZE}b -T {GROUP}/{THIN_POOL} -n byhand",
-    }[provision]
-    return site.timed(f"{create} >/dev/null && lvremove -y {GROUP}/byhand")
+    return site.timed(f"{way.by_hand} >/dev/null && lvremove -y {GROUP}/byhand")
 
 
-def against_hand(site: Site, provision: str, rounds: int) -> tuple[list[float], list[float]]:
+def against_hand(site: Site, way: Way, rounds: int) -> tuple[list[float], list[float]]:
     """(ours, typed by hand), in turn."""
 
-    def settled(way: Callable[[Site, str], float]) -> float:
+    def settled(run: Callable[[Site, Way], float]) -> float:
         # Neither pays for what udevd still has to do after the other.
         site.host.run(["udevadm", "settle"])
-        return way(site, provision)
+        return run(site, way)
 
     ours, theirs = interleave(rounds, lambda _: settled(through_csi), lambda _: settled(by_hand))
     return ours, theirs
@@ -72,25 +98,25 @@ def per_second(site: Site, clients: int, volumes: int) -> float:
     return volumes / seconds
 
 
-def few_figures(provision: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+def few_figures(way: Way, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
     return Figure(
-        f"create + delete, {provision}",
+        f"create + delete, {way.name}",
         "CSI / by hand, 1 volume there",
         ratio(ours, theirs),
         "",
-        at_most(0.8),
+        way.target,
         f"{milliseconds(ours)} / {milliseconds(theirs)}",
     )
 
 
 def many_figures(
-    provision: str,
+    way: Way,
     there: int,
     few: Sequence[float],
     many: Sequence[float],
     by_hand: Sequence[float],
 ) -> list[Figure]:
-    group = f"create + delete, {provision}"
+    group = f"create + delete, {way.name}"
     return [
         Figure(
             group,
@@ -105,7 +131,7 @@ def many_figures(
             f"CSI / by hand, {there} volumes there",
             ratio(many, by_hand),
             "",
-            at_most(0.8),
+            way.target,
             f"{milliseconds(many)} / {milliseconds(by_hand)}",
         ),
     ]

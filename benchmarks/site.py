@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 from csi.rpc import csi_pb2 as pb
-from lab.csi_client import ControllerClient, NodeClient, block
+from lab.csi_client import ControllerClient, NodeClient, block, mount
 from lab.deployment import Deployment, Pool
 from lab.errors import LabError
 from lab.lab import Lab
@@ -47,10 +47,11 @@ class Site:
         self.controller: ControllerClient = deployment.controller()
         self.node: NodeClient = deployment.node(node.name)
 
-    def create(self, name: str, size: int, provision: str) -> str:
-        """Create a raw volume through CSI; returns its identifier."""
+    def create(self, name: str, size: int, provision: str, *, raw: bool = True) -> str:
+        """Create a volume through CSI, raw or for ext4; returns its identifier."""
         parameters = {"pool": "default", "provision": provision}
-        volume = self.controller.create(name, size, capability=block(), parameters=parameters)
+        capability = block() if raw else mount("ext4")
+        volume = self.controller.create(name, size, capability=capability, parameters=parameters)
         return volume.volume_id
 
     def wait_for_pool(self) -> None:

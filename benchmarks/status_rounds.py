@@ -63,6 +63,12 @@ class _Slices:
     def metadata_made(self, volume_id: str) -> None:
         raise AssertionError("it was made before")
 
+    def is_there(self, volume_id: str) -> bool:
+        return self._mapper.find(disk_name(volume_id)) is not None
+
+    def recorded(self, volume_id: str) -> None:
+        return None
+
 
 class _Served:
     """Volumes that are served here and have lost nobody: they never had a peer."""
