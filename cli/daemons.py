@@ -16,14 +16,21 @@ from node_agent.toml_table import ConfigError
 _log = logging.getLogger(__name__)
 # sysexits.h: what a supervisor may take as "starting again will not help".
 EXIT_CONFIG = 78
-_M_ARENA_MAX = -8  # mallopt(3)
+# mallopt(3)
+_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
+_LARGE = 128 << 10  # bytes
 
 
 def run_daemon(name: str, arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; failures are logged, not raised."""
     options = _parser(name).parse_args(arguments)
+    libc = ctypes.CDLL(None)
     # One heap for all threads: they take turns anyway, and each further heap costs memory.
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    # What LVM reports of hundreds of volumes is large and short-lived: it goes back to the kernel.
+    # Left to itself the C library raises these limits with the first such piece that is freed.
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    libc.mallopt(_M_TRIM_THRESHOLD, _LARGE)
     try:
         return _controller(options) if name == "controller" else _node(options)
     except ConfigError as error:
