@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,8 @@ _LARGE = 128 << 10  # bytes
 def run_daemon(name: str, arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; failures are logged, not raised."""
     options = _parser(name).parse_args(arguments)
+    # Where each thread is, to the log: for whoever finds that a call does not end.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     libc = ctypes.CDLL(None)
     # One heap for all threads: they take turns anyway, and each further heap costs memory.
     libc.mallopt(_M_ARENA_MAX, 1)

@@ -31,6 +31,9 @@ MIB = 1 << 20
 BOOT_SECONDS = 60.0
 KILL_SECONDS = 20.0
 TAIL_LINES = 60
+_WAITING = """for task in /proc/[0-9]*/task/*; do
+    grep -q '^State:.D' $task/status && cat $task/comm $task/stack
+done; true"""
 # The kernel's helper processes die with their pid namespace. Its process 1 is a shell: signals
 # that process 1 sends itself are lost, and a kernel that panics ends by sending itself SIGABRT.
 PID_NAMESPACE = (
@@ -123,9 +126,11 @@ class Node:
         return ""
 
     def evidence(self, *, whole: bool = False) -> list[tuple[str, str]]:
-        """(title, text) of what tells why something failed: console, logs of processes."""
+        """(title, text) of what tells why something failed: console, logs, what hangs and where."""
         cut = str if whole else tail
         found = [("console", self.console())]
+        with contextlib.suppress(LabError):
+            found.append(("hanging", self.sh(_WAITING, timeout=5.0).text))
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
                 found.append((process.log_path, cut(process.log(timeout=5.0))))

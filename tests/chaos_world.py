@@ -190,8 +190,11 @@ class World:
         return sum(len(session.acknowledged) for session in sessions)
 
     def keep_evidence(self, folder: Path) -> None:
-        """States, consoles and logs."""
+        """States, consoles and logs; in these, where each thread of the agents is."""
         folder.mkdir(parents=True, exist_ok=True)
+        for name in self.nodes:
+            with suppress(*FAILURES):
+                self.cluster.agent(name).signal(signal.SIGUSR1)
         states = []
         for keeper in self.keepers:
             states.append(f"on {keeper.here}, {keeper.trouble or 'no trouble'}")
