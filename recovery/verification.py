@@ -63,7 +63,9 @@ class Verification:
                 f"volume {volume.name}: only {', '.join(record.members)} is in sync: it can be "
                 "verified once both replicas are"
             )
-        node = record.primary if record.primary in record.members else record.members[0]
+        # Not where it is served: there DRBD 8.4 waits for all writes under way to end while nothing
+        # else can be asked of it, and should the link be lost just then, they never do.
+        node = next(one for one in record.members if one != record.primary)
         self._agents.agent(node).verify_volume(volume_id)
         return node
 

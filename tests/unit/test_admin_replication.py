@@ -182,8 +182,8 @@ def test_force_primary_wants_the_flag_and_the_id(
 
 def test_a_verify_is_begun_and_shown(site: Site, xlss: Command) -> None:
     assert "last verify never" in " ".join(xlss("volume", "show", "data")[1].split())
-    assert "n1 compares" in xlss("volume", "verify", "data")[1]
-    assert site.world.nodes.nodes["n1"].replicas[site.volume.id].activity == VERIFY
+    assert "n2 compares" in xlss("volume", "verify", "data")[1]  # n1 serves it
+    assert site.world.nodes.nodes["n2"].replicas[site.volume.id].activity == VERIFY
     change(site.world, site.volume, members=("n1",))
     code, text = xlss("volume", "verify", "data")
     assert (code, "only n1 is in sync" in text) == (1, True)
