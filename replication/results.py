@@ -22,6 +22,7 @@ _ERRORS: dict[int, type[HostError]] = {
     127: Missing,
     130: Refused,
     138: Refused,
+    153: Refused,  # no peer's version is known yet: they are about to connect
     158: Missing,
     165: Refused,
     -2: Refused,

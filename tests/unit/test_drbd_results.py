@@ -13,6 +13,7 @@ from replication.results import translated
     [
         ("6247: Failure: (130) Resize not allowed during resync.", Refused),
         ("6247: Failure: (138) Device does not have a disk-config", Refused),
+        ("6247: Failure: (153) Protocol version 93 required to use --assume-clean", Refused),
         ("6247: State change failed: (-12) Device is held open by someone", InUse),
         ("6247: Failure: (177) nobody knows this one", CommandFailed),
     ],
