@@ -171,7 +171,9 @@ class Replicas:
     def verify(self, volume_id: str) -> None:
         """Begin to compare both replicas; the result comes with ``report``.
 
-        Raises Refused unless both are connected and UpToDate, Unavailable without an assignment.
+        Raises Refused unless both are connected and UpToDate, and where the volume is served: there
+        DRBD 8.4 waits for all writes under way with all of its netlink locked, and should the link
+        be lost just then, they never end. Unavailable without an assignment.
         """
         assignment = self._loop.assignment(volume_id)
         if assignment is None:
@@ -182,7 +184,10 @@ class Replicas:
                 f"volume {volume_id} is {replica.connection}, {replica.disk}/{replica.peer_disk}: "
                 "it can be verified once both replicas are connected and UpToDate"
             )
-        with self._loop.paused(volume_id):
+        with self._loop.paused(volume_id):  # nor is it promoted meanwhile
+            status = self._commands.status(volume_id)
+            if status is not None and status.role is Role.PRIMARY:
+                raise Refused(f"volume {volume_id} is served here: verify it from the other node")
             self._commands.verify(self._side.resource(assignment))
 
     def grow(self, data: Entry) -> None:

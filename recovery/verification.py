@@ -63,8 +63,7 @@ class Verification:
                 f"volume {volume.name}: only {', '.join(record.members)} is in sync: it can be "
                 "verified once both replicas are"
             )
-        # Not where it is served: there DRBD 8.4 waits for all writes under way to end while nothing
-        # else can be asked of it, and should the link be lost just then, they never do.
+        # Where it is served, the agent refuses.
         node = next(one for one in record.members if one != record.primary)
         self._agents.agent(node).verify_volume(volume_id)
         return node
