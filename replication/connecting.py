@@ -79,7 +79,8 @@ def connect(
 
     InUse and Missing where DRBD could not listen.
     """
-    addresses.require_free(local.address, resource.port)
+    if resource.dialect is Dialect.V84:  # DRBD 9 listens once for all connections of a resource
+        addresses.require_free(local.address, resource.port)
     made = [
         {"command": one.command, "payload": one.payload.hex(), "settled": one.settled}
         for one in requests(resource, local, peer)
