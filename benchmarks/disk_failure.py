@@ -9,15 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from benchmarks.figures import Figure
-from lab.errors import LabError
 from lab.node import MIB
-from lab.orchestrator import Orchestrator
+from lab.orchestrator import Orchestrator, until
 from lab.records import Records
 
 DISK = "/dev/ubdc"
@@ -83,19 +80,11 @@ def _run(site: Orchestrator, serving: str, failing: str, after: str) -> float:
 def _window(site: Orchestrator, serving: str, failing: str, after: str) -> float:
     node, agent = site.node(serving), site.deployment.agent(serving)
     watch = node.spawn(["python3", "-S", "-c", _WATCH], log="/run/window.log")
-    _until(lambda: "ready" in watch.log(), f"{serving} listens to its kernel")
+    until(lambda: "" if "ready" in watch.log() else f"{serving} does not hear its kernel")
     seen = len(agent.log())
     site.node(failing).faulty_disk(DISK).fail()
     watch.wait(_PATIENCE_SECONDS)
     begun = float(watch.log().split()[-1])
-    _until(lambda: after in agent.log()[seen:], f"{serving} logs {after!r}")
+    until(lambda: "" if after in agent.log()[seen:] else f"{serving} does not log {after!r}")
     line = next(line for line in agent.log()[seen:].splitlines() if after in line)
     return datetime.fromisoformat(json.loads(line)["time"]).timestamp() - begun
-
-
-def _until(right: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not right():
-        if time.monotonic() > deadline:
-            raise LabError(f"not within {_PATIENCE_SECONDS:g} s: {what}")
-        time.sleep(0.1)

@@ -223,9 +223,9 @@ class VolumeMaker:
         """Those of its nodes that cannot go on with it, by what they tell now, and why."""
         replicated = volume.spec.replicas > 1
         self._pools.refresh(volume.nodes, whole=replicated)
-        unfit = {}
+        unfit, troubled = {}, self._pools.troubled()
         for node in volume.nodes:
-            if node in self._pools.troubled():
+            if node in troubled:
                 unfit[node] = f"agent unreachable ({error})"
             elif replicated and (trouble := self._pools.replication_trouble(node)):
                 unfit[node] = f"it takes no replicas: {trouble}"

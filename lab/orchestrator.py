@@ -70,11 +70,21 @@ class Orchestrator:
 
     def until_in_sync(self, volume: pb.Volume) -> None:
         """Until both replicas are in the in-sync set. Raises LabError."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while len(members := membership(self.deployment, volume.volume_id).members) < 2:
-            if time.monotonic() > deadline:
-                raise LabError(f"only {members} is in sync after {_PATIENCE_SECONDS:g} s")
-            time.sleep(0.2)
+
+        def why_not() -> str:
+            members = membership(self.deployment, volume.volume_id).members
+            return f"only {members} is in sync" if len(members) < 2 else ""
+
+        until(why_not)
+
+
+def until(why_not: Callable[[], str]) -> None:
+    """Until there is no reason any more. Raises LabError with the last one."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while reason := why_not():
+        if time.monotonic() > deadline:
+            raise LabError(f"{reason} after {_PATIENCE_SECONDS:g} s")
+        time.sleep(0.1)
 
 
 def _paths(volume: pb.Volume) -> tuple[str, str]:

@@ -150,9 +150,9 @@ class Writer:
 
     def _place(self) -> str:
         """Where in the kernel it is: a volume that hangs holds it in a write."""
+        assert self.process is not None
         try:
-            folder = f"/proc/{self.process.pid}" if self.process is not None else ""
-            return self.node.get(f"{folder}/stack", timeout=5.0).decode()
+            return self.node.get(f"/proc/{self.process.pid}/stack", timeout=5.0).decode()
         except LabError as error:
             return f"no place that can be told: {error}"
 

@@ -337,12 +337,13 @@ class MembershipLoop:
             and now.peer is not None
             and now.peer.view.connection is Connection.CONNECTING
         )
-        began, seconds = memory.missing_since, time.monotonic()
-        memory.missing_since = (began if began is not None else seconds) if trying else None
-        if began is None or not trying or seconds - began < self._missing_seconds:
-            return False
-        memory.missing_since = None
-        return True
+        since, moment = memory.missing_since, time.monotonic()
+        long = trying and since is not None and moment - since >= self._missing_seconds
+        if not trying or long:
+            memory.missing_since = None
+        elif since is None:
+            memory.missing_since = moment
+        return long
 
     def _do(self, action: Action, volume_id: str, memory: _Memory, seen: Situation) -> None:
         if action.do is Do.NOTE:
