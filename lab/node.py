@@ -31,9 +31,11 @@ MIB = 1 << 20
 BOOT_SECONDS = 60.0
 KILL_SECONDS = 20.0
 TAIL_LINES = 60
-_WAITING = """for task in /proc/[0-9]*/task/*; do
-    grep -q '^State:.D' $task/status && cat $task/comm $task/stack
-done; true"""
+# Few forks: a node that is in trouble is slow.
+_TROUBLES = """dmesg | tail -n 100; ss -tan
+awk '$3 == "D" || $2 ~ "^.drbd_" { sub("/stat$", "", FILENAME); print FILENAME, $2, $3 }' \
+    /proc/[0-9]*/task/*/stat 2>/dev/null |
+while read -r folder name state; do echo "$name $state"; cat "$folder/stack"; done; true"""
 # The kernel's helper processes die with their pid namespace. Its process 1 is a shell: signals
 # that process 1 sends itself are lost, and a kernel that panics ends by sending itself SIGABRT.
 PID_NAMESPACE = (
@@ -130,7 +132,7 @@ class Node:
         cut = str if whole else tail
         found = [("console", self.console())]
         with contextlib.suppress(LabError):
-            found.append(("hanging", self.sh(_WAITING, timeout=5.0).text))
+            found.append(("troubles", self.sh(_TROUBLES, timeout=30.0).text))
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
                 found.append((process.log_path, cut(process.log(timeout=5.0))))

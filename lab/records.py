@@ -287,15 +287,18 @@ class Records:
             found.append(Found(State(state), int(epoch), int(number), int(place)))
         return found
 
-    def check(self, node: Node, path: str, before: Journal | None = None) -> Verdict:
+    def check(
+        self, node: Node, path: str, before: Journal | None = None, after: Journal | None = None
+    ) -> Verdict:
         """Judge what is on this device or file now.
 
-        `before`: for a snapshot, the journal from before it was begun: what was acknowledged then
-        has to be there, and what was written since may be.
+        For a snapshot, `before` is the journal from before it was begun: what was acknowledged then
+        has to be there. `after` is that from when it was there, now without: what was written in
+        between may be there, and nothing later.
         """
         places = self.read(node, path)
         now = self.journal()
-        return judge(places, now if before is None else before, now)
+        return judge(places, now if before is None else before, now if after is None else after)
 
     def longest_silence(self) -> float:
         """The longest time between two acknowledgements, of whichever writers, in seconds.

@@ -65,8 +65,8 @@ class NodeAgent:
         self._pools = {spec.name: self._pools_of(spec) for spec in config.pools}
         self.logical = LogicalVolumes(self._pools, lambda spec: thin_usage(self.mapper, spec))
         self.devices = Devices(runner, self.mapper, self.logical)
-        holds = Holds()
-        cuts = Cuts(self.logical, self.devices, runner, holds, config.cgroup_root)
+        holds = Holds(runner, config.cgroup_root)
+        cuts = Cuts(self.logical, self.devices, runner, holds)
         self.limiter = Limiter(self.logical, self.devices, self.targets, config.cgroup_root)
         self.replicas: Replicas | None = None
         if config.arbiters:

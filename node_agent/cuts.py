@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from host import mount
 from host.command import Runner
@@ -41,14 +40,11 @@ class Cuts:
         devices: Devices,
         runner: Runner,
         holds: Holds,
-        cgroup_root: Path,
     ) -> None:
-        """``cgroup_root``: where what has to outlive the agent's container is put."""
         self._volumes = volumes
         self._devices = devices
         self._runner = runner
         self.holds = holds
-        self._cgroup = cgroup_root if (cgroup_root / "cgroup.procs").exists() else None
 
     def cut(self, source: Entry, label: Label, *, read_only: bool = True) -> Entry:
         """One snapshot, its file system frozen meanwhile. The caller holds the source's lock.
@@ -93,4 +89,4 @@ class Cuts:
             # The fewer there is to write, the shorter it is frozen.
             for mounted in self._devices.mounts(source.label.id)[:1]:
                 mount.sync(self._runner, mounted.path, deadline=_SYNC_SECONDS)
-        return ResumeGuard(self._runner, names, seconds=seconds, cgroup=self._cgroup)
+        return self.holds.guard(names, seconds)

@@ -1,4 +1,4 @@
-"""Which faces are held still for a moment, for a snapshot, and by what.
+"""Which faces are held still for a moment, for a snapshot or for DRBD to grow, and by what.
 
 The membership loop has to tell such a hold from its own, and to end it: what holds a face lets it
 go by a deadline, and a write that waits for a lost replica to leave the set must not go on by that.
@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
+from host.command import Runner
 from host.resume_guard import ResumeGuard
 
 
 class Holds:
-    """Thread safe."""
+    """Thread safe. ``cgroup_root``: where what has to outlive the agent's container is put."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Runner, cgroup_root: Path) -> None:
+        self._runner = runner
+        self._cgroup = cgroup_root if (cgroup_root / "cgroup.procs").exists() else None
         self._mutex = threading.Lock()
         self._held: dict[str, ResumeGuard] = {}
+
+    def guard(self, devices: Sequence[str], seconds: float, *, lockfs: bool = True) -> ResumeGuard:
+        """What can hold these devices of device-mapper, uppermost ones."""
+        return ResumeGuard(
+            self._runner, devices, seconds=seconds, lockfs=lockfs, cgroup=self._cgroup
+        )
 
     def suspend(self, volume_ids: Sequence[str], guard: ResumeGuard) -> None:
         """``ResumeGuard.suspend``, known from before it begins; raises what that raises."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from cluster.agents import ReplicaReport
 from cluster.errors import Refused, Unavailable
@@ -36,6 +37,8 @@ _LOADING_SECONDS = 30.0
 _EVENT_SECONDS = 1.0
 # A stage waits so long for the volume to be served here; kubelet repeats it.
 _SERVING_SECONDS = 20.0
+# While DRBD grows; the kernel warns of hanging writers after 120 s.
+_STILL_SECONDS = 20.0
 _WHOLE = (DiskState.UP_TO_DATE, DiskState.CONSISTENT)
 
 
@@ -60,6 +63,7 @@ class Replicas:
         self._runner = runner
         self._volumes = volumes
         self._devices = devices
+        self._holds = holds
         self._observer = NetlinkObserver()
         self._commands = Commands(runner, node, self._observer)
         self._storage = ReplicaStorage(runner, mapper, volumes)
@@ -221,8 +225,27 @@ class Replicas:
             raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
         resource = self._side.resource(assignment)
         connected = status.connection().state is ConnectionState.CONNECTED
-        # Whoever asks for growth has let all other replicas grow before.
-        self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
+        with self._still(volume_id):
+            # Whoever asks for growth has let all other replicas grow before.
+            self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
+
+    @contextmanager
+    def _still(self, volume_id: str) -> Iterator[None]:
+        """No write is under way in the block.
+
+        DRBD 8.4 waits for them with all of its netlink locked: should the link be lost just then,
+        they would never end, as what lets them go on is a request by netlink.
+        """
+        face = self._devices.face(volume_id)
+        if face is None:
+            yield
+            return
+        guard = self._holds.guard([face.name], _STILL_SECONDS, lockfs=False)
+        self._holds.suspend([volume_id], guard)
+        try:
+            yield
+        finally:
+            self._holds.release(guard)
 
     # Following the kernel
 

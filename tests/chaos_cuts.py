@@ -69,7 +69,7 @@ class Cuts:
         self._new.clear()
 
     def _compare(self, cut: Cut, nodes: Sequence[str]) -> None:
-        with visible(self._cluster, nodes, cut.id) as path:
+        with visible(self._cluster, nodes, cut.id) as (path,):
             contents = [hashes(self._cluster.nodes[node], path) for node in nodes]
             for node, content in zip(nodes, contents, strict=True):
                 different = differing(contents[0], content)

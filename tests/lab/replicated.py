@@ -53,16 +53,16 @@ NO_MINOR = -1  # of a volume without DRBD
 
 
 @contextmanager
-def visible(cluster: Deployment, nodes: Iterable[str], snapshot_id: str) -> Iterator[str]:
-    """The device of a thin volume's snapshot, at the same path on these nodes."""
-    name = f"vg0/snap-{snapshot_id}"
+def visible(cluster: Deployment, nodes: Iterable[str], *snapshots: str) -> Iterator[list[str]]:
+    """The devices of thin volumes' snapshots, at the same paths on these nodes."""
+    names = [f"vg0/snap-{one}" for one in snapshots]
     try:
         for node in nodes:
-            cluster.nodes[node].sh(f"{LVM} lvchange -q -ay -K {name}")
-        yield f"/dev/{name}"
+            cluster.nodes[node].sh(f"{LVM} lvchange -q -ay -K {' '.join(names)}")
+        yield [f"/dev/{name}" for name in names]
     finally:
         for node in nodes:
-            cluster.nodes[node].sh(f"{LVM} lvchange -q -an {name}")
+            cluster.nodes[node].sh(f"{LVM} lvchange -q -an {' '.join(names)}")
 
 
 class Group:

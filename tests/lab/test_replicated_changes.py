@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from cluster.errors import ClusterError
+from lab.deployment import AGENT_PORT
 from lab.replica_states import stored_volume
+from node_agent.client import GrpcAgents
 from tests.lab.filesystem_check import check_filesystem
 from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, SYNCING, TWO
 from tests.lab.told import insist
@@ -19,6 +22,7 @@ from tests.lab.told import insist
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lab.records import Writer
     from tests.lab.replicated import Group, Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -185,3 +189,33 @@ def once(service: Service, count: int) -> None:
 def restart_controller(service: Service) -> None:
     service.cluster.stop_controller(signal.SIGKILL)
     service.cluster.start_controller()
+
+
+def test_the_peer_falls_silent_just_before_the_primary_grows(service: Service) -> None:
+    """Its writes wait for the peer when DRBD is told to grow: it must not wait for them in turn."""
+    cluster = service.cluster
+    addresses = {name: f"{service.node(name).address}:{AGENT_PORT}" for name in service.nodes}
+    agents = GrpcAgents(addresses, cluster.tls / "controller", call_seconds=SERVING)
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    with pytest.raises(ClusterError, match="did not grow"):  # but its logical volume did
+        agents.agent(ONE).expand_volume(service.id, 2 * SIZE, 0)
+    agents.agent(TWO).expand_volume(service.id, 2 * SIZE, 0)
+    service.node(TWO).pause()
+    service.until("nothing is acknowledged", lambda: not acknowledges(writer))
+    with suppress(ClusterError):  # it is to be repeated
+        agents.agent(ONE).expand_volume(service.id, 2 * SIZE, 0)
+    agents.close()
+    writer.wait_for(20)
+    service.until_alone(ONE)
+    service.node(TWO).resume()
+    service.repeat("expand it", lambda: cluster.controller().expand(service.id, 2 * SIZE))
+    service.until_in_sync()
+    writer.wait_for(20)
+    service.check()
+
+
+def acknowledges(writer: Writer) -> bool:
+    last = writer.last
+    time.sleep(0.1)
+    return writer.last > last

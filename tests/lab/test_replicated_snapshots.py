@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +30,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 # Room for thick volumes and the snapshots of thick ones beside the thin pool.
 DISKS = (1024 * MIB,)
 POOLS = (Pool(settings={"thin_size": "512MiB", "overcommit": 10.0}),)
-_REPETITIONS = 50
+# What looks at a snapshot costs more than it: some are looked at at once.
+_BATCHES, _BATCH = 5, 10
 
 
 def cut(service: Service, name: str) -> pb.Snapshot:
@@ -44,26 +46,43 @@ def remove(service: Service, snapshot: pb.Snapshot) -> None:
     service.repeat("delete it", lambda: controller.delete_snapshot(snapshot.snapshot_id))
 
 
-def judge(service: Service, snapshot: pb.Snapshot, before: Journal) -> None:
-    """What was acknowledged before is in it, and both nodes have the same."""
+@dataclass(frozen=True)
+class Cut:
+    """A snapshot, with what was acknowledged when it was begun, and once it was there."""
+
+    snapshot: pb.Snapshot
+    before: Journal
+    after: Journal
+
+
+def cut_while_written(service: Service, name: str) -> Cut:
+    assert service.writer is not None
+    service.writer.wait_for(5)
+    before = service.records.journal()
+    return Cut(cut(service, name), before, service.records.journal())
+
+
+def judge(service: Service, *cuts: Cut) -> None:
+    """What was acknowledged before is in each, nothing later is, and both nodes have the same."""
     # That of a thick volume is there whenever its origin is, and goes with it only.
     thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
     nodes = service.nodes if thin else ()
-    with visible(service.cluster, nodes, snapshot.snapshot_id) as path:
-        assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
-        verdict = service.records.check(service.node(service.nodes[-1]), path, before)
-        assert verdict.ok, verdict
+    with visible(service.cluster, nodes, *(one.snapshot.snapshot_id for one in cuts)) as paths:
+        for one, path in zip(cuts, paths, strict=True):
+            assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
+            node = service.node(service.nodes[-1])
+            verdict = service.records.check(node, path, one.before, one.after)
+            assert verdict.ok, verdict
 
 
 def test_snapshots_are_equal_on_both_nodes_while_it_is_written(service: Service) -> None:
     writer = service.start(ONE)
-    for number in range(_REPETITIONS):
+    for batch in range(_BATCHES):
+        cuts = [cut_while_written(service, f"cut-{batch}-{n}") for n in range(_BATCH)]
         writer.wait_for(5)
-        before = service.records.journal()
-        snapshot = cut(service, f"cut-{number}")
-        writer.wait_for(1)
-        judge(service, snapshot, before)
-        remove(service, snapshot)
+        judge(service, *cuts)
+        for one in cuts:
+            remove(service, one.snapshot)
     service.check()
 
 
@@ -143,14 +162,13 @@ def test_a_copy_of_a_thick_volume_is_synced(group: Group) -> None:
     with group.service(provision="thick") as service:
         writer = service.start(ONE)
         writer.wait_for(50)
-        before = service.records.journal()
-        snapshot = cut(service, "cut")
+        made = cut_while_written(service, "cut")
         writer.wait_for(20)
-        judge(service, snapshot, before)
-        with copied(service, source={"snapshot": snapshot.snapshot_id}) as copy:
+        judge(service, made)
+        with copied(service, source={"snapshot": made.snapshot.snapshot_id}) as copy:
             nothing_differs(copy)
-            serves(copy, before)
-        remove(service, snapshot)
+            serves(copy, made.before)
+        remove(service, made.snapshot)
         service.check()
 
 
@@ -185,9 +203,8 @@ def test_an_agent_dies_while_it_holds_the_volume(service: Service) -> None:
     writer = service.start(ONE)
     writer.wait_for(20)
     service.pause_agent(TWO)  # it answers nothing: the hold goes on
-    before = service.records.journal()
-    made: list[pb.Snapshot] = []
-    cutting = threading.Thread(target=lambda: made.append(cut(service, "cut")))
+    made: list[Cut] = []
+    cutting = threading.Thread(target=lambda: made.append(cut_while_written(service, "cut")))
     cutting.start()
     face = f"dmsetup info -c --noheadings -o suspended xlss-{service.id}"
     service.until("held", lambda: "Suspended" in service.node(ONE).sh(face).text)
@@ -196,8 +213,8 @@ def test_an_agent_dies_while_it_holds_the_volume(service: Service) -> None:
     service.cluster.start_agent(ONE)
     service.resume_agent(TWO)
     cutting.join()
-    judge(service, made[0], before)
-    remove(service, made[0])
+    judge(service, *made)
+    remove(service, made[0].snapshot)
     service.until_in_sync()
     service.check()
 
@@ -258,16 +275,17 @@ def test_a_group_on_two_pairs_of_nodes_is_cut_at_one_instant(group: Group) -> No
                 writer.wait_for(5)
             befores = [service.records.journal() for service in services]
             made = group_cut(services, f"group-{number}")
+            afters = [service.records.journal() for service in services]
             for writer in writers:
                 writer.wait_for(1)
             of = {one.source_volume_id: one for one in made.snapshots}
             links = []
             for service in (first, second):
-                with visible(cluster, service.nodes, of[service.id].snapshot_id) as path:
+                with visible(cluster, service.nodes, of[service.id].snapshot_id) as (path,):
                     links.append(link_of_chain(service, path))
             assert 0 <= links[0] - links[1] <= 1, links
-            for service, before in zip(services, befores, strict=True):
-                judge(service, of[service.id], before)
+            for service, before, after in zip(services, befores, afters, strict=True):
+                judge(service, Cut(of[service.id], before, after))
             first.repeat("delete it", lambda made=made: controller.delete_group_snapshot(made))
             nothing_is_cut(first)
         assert process.alive

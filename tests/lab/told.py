@@ -48,7 +48,7 @@ def until_told(service: Service, pattern: str) -> re.Match[str]:
     until = time.monotonic() + PATIENCE
     while (found := re.search(pattern, told := words(service))) is None:
         assert time.monotonic() < until, (pattern, told, service.state())
-        time.sleep(0.2)
+        time.sleep(0.5)
     return found
 
 
@@ -63,7 +63,7 @@ def until_shown(service: Service, right: Callable[[dict[str, Any]], bool]) -> di
     until = time.monotonic() + PATIENCE
     while not right(found := shown(service)):
         assert time.monotonic() < until, (found, service.state())
-        time.sleep(0.2)
+        time.sleep(0.5)
     return found
 
 
