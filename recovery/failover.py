@@ -17,6 +17,11 @@ from replication.record import Connection, Role, Statement
 SILENT_SECONDS = 3.0
 """A node that has said nothing for so long is silent: three of its heartbeats are missing."""
 
+DOUBTFUL_SECONDS = 1.5
+"""Not silent yet, but one heartbeat is missing. Of nodes that are lost at one instant, the last
+words are up to a heartbeat apart: the first one to be silent is not to be taken for the only one.
+"""
+
 _LINK_SECONDS = 3.0  # for so long both replicas try to connect before the link counts as lost
 _SET_UP_SECONDS = 15.0  # for so long a replica may take to be set up
 
@@ -54,12 +59,14 @@ def judge(
     silent: Collection[str],
     nodes: Collection[str],
     *,
+    doubtful: Collection[str] = (),
     apart_seconds: float = 0.0,
 ) -> Verdict:
     """Whether the volume's publisher may go on without the other member.
 
     Wanted for that: the other agent is silent, and the publisher's own agent, which is not, sees no
     connection between the replicas. A replication link that is alive proves a kernel that is.
+    ``doubtful`` nodes may be as silent as the silent ones: by them an isolation of our own is told.
     ``apart_seconds``: for so long the two have had no connection. After a while an agent that is
     not silent, and has told that its node is no primary, need not be waited for either.
     """
@@ -80,7 +87,7 @@ def judge(
     if stated.view.connected:
         words = "its agent is silent, its replication link is alive"
         return Verdict("", f"{', '.join(lost)}: {words}: standing down")
-    if reason := isolated(silent, nodes):
+    if reason := isolated({*silent, *doubtful}, nodes):
         return Verdict("", reason)
     return Verdict(node, f"{', '.join(lost)} is silent, and {node} has lost it as well")
 

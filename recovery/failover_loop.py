@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Collection
 
-from recovery.failover import Replicated, judge, not_connected
+from recovery.failover import DOUBTFUL_SECONDS, Replicated, judge, not_connected
 from recovery.followed import Followed
 from recovery.rounds import Rounds
 
@@ -41,6 +41,7 @@ class FailoverLoop:
     def look(self) -> None:
         """One round."""
         silent = self._followed.silent()
+        doubtful = self._followed.silent(DOUBTFUL_SECONDS)
         unsettled = self._followed.unsettled(silent)
         self._note_who_is_apart(unsettled)
         now = time.monotonic()
@@ -48,7 +49,7 @@ class FailoverLoop:
         words: dict[str, str] = {}
         for volume in unsettled:
             seconds = now - self._apart_since.get(volume.volume_id, now)
-            verdict = judge(volume, silent, self._nodes, apart_seconds=seconds)
+            verdict = judge(volume, silent, self._nodes, doubtful=doubtful, apart_seconds=seconds)
             if verdict.reason:
                 reasons[volume.volume_id] = verdict.reason
                 if self._reasons.get(volume.volume_id) != verdict.reason:

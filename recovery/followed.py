@@ -113,15 +113,15 @@ class Followed:
                 self._statements[volume_id, node] = statement
                 self._hand_out(volume_id, known.nodes - {node})
 
-    def silent(self) -> frozenset[str]:
-        """Nodes that have not spoken lately.
+    def silent(self, seconds: float = SILENT_SECONDS) -> frozenset[str]:
+        """Nodes that have not spoken for so long.
 
         Those with a replica that have not at all count once every agent that lives would have
         found this controller: one of them may have died before it started.
         """
         now = time.monotonic()
         with self._changed:
-            silent = {n for n, at in self._heard.items() if now - at > SILENT_SECONDS}
+            silent = {n for n, at in self._heard.items() if now - at > seconds}
             if now - self._began > _FIRST_WORD_SECONDS:
                 for known in self._known.values():
                     silent |= known.nodes - self._heard.keys()

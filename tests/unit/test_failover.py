@@ -66,6 +66,8 @@ def test_a_survivor_that_has_told_nothing_yet_waits() -> None:
 def test_a_controller_that_hears_nobody_stands_down() -> None:
     verdict = judge(LOST, {"a", "c"}, NODES)
     assert not verdict.go_alone and "standing down" in verdict.reason
+    early = judge(LOST, {"a"}, NODES, doubtful={"c"})
+    assert not early.go_alone and "(a, c)" in early.reason
     assert not isolated({"a"}, {"a", "b"})
     assert not isolated({"a", "b"}, {"a", "b", "c", "d", "e"})
 

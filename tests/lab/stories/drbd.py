@@ -56,7 +56,7 @@ def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -
         _Backing(),
         devices,
         _Nobody(),
-        Holds(),
+        Holds(runner, Path("/sys/fs/cgroup")),
         resync_bytes_per_second=100 << 20,
     )
     side.flush(assignment)
