@@ -179,20 +179,25 @@ def write_on(region: Region, host: Host, request: dict[str, Any], number: int) -
 
 
 def read(request: dict[str, Any]) -> int:
-    """Print what each place holds: state, epoch, number and place in its head."""
-    with closing(Region(request, os.O_RDONLY)) as region:
-        for found in region.read():
-            print(found.state.value, found.epoch, found.number, found.place)
+    """Print what each place holds: state, epoch, number and place in its head.
+
+    Of each path, with an empty line behind it.
+    """
+    for path in request["paths"]:
+        with closing(Region(request | {"path": path}, os.O_RDONLY)) as region:
+            for found in region.read():
+                print(found.state.value, found.epoch, found.number, found.place)
+        print()
     return 0
 
 
 def hash_pieces(request: dict[str, Any]) -> int:
-    """Print the SHA-256 of each piece of CHUNK bytes of a device or file."""
-    fd = os.open(request["path"], os.O_RDONLY | os.O_DIRECT)
-    size = os.lseek(fd, 0, os.SEEK_END)
-    for piece in read_directly(fd, 0, size):
-        print(sha256(piece).hexdigest())
-    os.close(fd)
+    """Print the SHA-256 of each piece of CHUNK bytes of devices or files, a line for each path."""
+    for path in request["paths"]:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        size = os.lseek(fd, 0, os.SEEK_END)
+        print(*(sha256(piece).hexdigest() for piece in read_directly(fd, 0, size)))
+        os.close(fd)
     return 0
 
 

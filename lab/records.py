@@ -30,6 +30,8 @@ from lab.record_verdict import Journal, Session, Verdict, judge
 from lab.record_writer import CHUNK, STOP, WINDOW
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lab.guest_process import GuestProcess
     from lab.node import Node
 
@@ -277,15 +279,11 @@ class Records:
         sessions = [writer.session() for writer in self.writers]
         return tuple(session for session in sessions if session is not None)
 
-    def read(self, node: Node, path: str) -> list[Found]:
-        """What each place holds, read past the page cache."""
-        argv = [*_PROGRAM, "read", json.dumps(self._request(path))]
-        lines = node.run(argv, timeout=READ_SECONDS).text.splitlines()
-        found = []
-        for line in lines:
-            state, epoch, number, place = line.split()
-            found.append(Found(State(state), int(epoch), int(number), int(place)))
-        return found
+    def read(self, node: Node, *paths: str) -> list[list[Found]]:
+        """What each place of each device or file holds, read past the page cache."""
+        argv = [*_PROGRAM, "read", json.dumps(self._request("") | {"paths": paths})]
+        told = node.run(argv, timeout=READ_SECONDS).stdout.decode()
+        return [[_found(line) for line in part.splitlines()] for part in told.split("\n\n")[:-1]]
 
     def check(
         self, node: Node, path: str, before: Journal | None = None, after: Journal | None = None
@@ -296,7 +294,7 @@ class Records:
         has to be there. `after` is that from when it was there, now without: what was written in
         between may be there, and nothing later.
         """
-        places = self.read(node, path)
+        (places,) = self.read(node, path)
         now = self.journal()
         return judge(places, now if before is None else before, now if after is None else after)
 
@@ -312,13 +310,24 @@ class Records:
         return self._region | {"path": path, "run": self._run.hex()}
 
 
+def _found(line: str) -> Found:
+    state, epoch, number, place = line.split()
+    return Found(State(state), int(epoch), int(number), int(place))
+
+
 def hashes(node: Node, path: str) -> list[str]:
     """SHA-256 of each MiB of a device or file, read past the page cache: all of it, its length too.
 
     Two replicas' snapshots are equal if these are; see `differing`.
     """
-    argv = [*_PROGRAM, "hash", json.dumps({"path": path})]
-    return node.run(argv, timeout=READ_SECONDS).text.split()
+    (found,) = all_hashes(node, [path])
+    return found
+
+
+def all_hashes(node: Node, paths: Sequence[str]) -> list[list[str]]:
+    """The same of several, one after the other."""
+    argv = [*_PROGRAM, "hash", json.dumps({"paths": paths})]
+    return [line.split() for line in node.run(argv, timeout=READ_SECONDS).text.splitlines()]
 
 
 def differing(one: list[str], other: list[str]) -> list[int]:

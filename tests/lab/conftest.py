@@ -70,17 +70,49 @@ def make_module_node(make_module_nodes: Callable[..., list[Node]]) -> Callable[.
     return lambda **options: make_module_nodes(1, **options)[0]
 
 
+class Kept:
+    """The nodes of the last module that used `group`, for the next that wants the same."""
+
+    def __init__(self) -> None:
+        self._group: Group | None = None
+        self._wanted: object = None
+
+    def get(self, lab: Lab, *wanted: Any) -> Group:
+        if self._group is None or self._wanted != wanted:
+            self.close()
+            self._group, self._wanted = Group(lab, *wanted), wanted
+        return self._group
+
+    def close(self) -> None:
+        if self._group is not None:
+            self._group.close()
+        self._group = None
+
+
+@pytest.fixture(scope="session")
+def kept(lab: Lab) -> Iterator[Kept]:
+    kept = Kept()
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names_are_free(request: pytest.FixtureRequest) -> None:
+    """A module without `group` gives its nodes whatever names it likes."""
+    tests = (item for item in request.session.items if item.path == request.path)
+    if not any("group" in getattr(test, "fixturenames", ()) for test in tests):
+        request.getfixturevalue("kept").close()
+
+
 @pytest.fixture(scope="module")
-def group(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Group]:
+def group(lab: Lab, kept: Kept, request: pytest.FixtureRequest) -> Group:
     """Three nodes for replicated volumes; a module may choose POOLS, DISKS and AGENT.
 
     AGENT has further keys of the agents' configuration.
     """
     pools = getattr(request.module, "POOLS", (Pool(),))
     disks = getattr(request.module, "DISKS", (512 * MIB,))
-    group = Group(lab, pools, disks, getattr(request.module, "AGENT", {}))
-    yield group
-    group.close()
+    return kept.get(lab, pools, disks, getattr(request.module, "AGENT", {}))
 
 
 @pytest.fixture

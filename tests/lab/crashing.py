@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from lab.paths import PYTHON
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lab.deployment import Deployment
     from lab.lab import Lab
 
@@ -18,7 +20,7 @@ _DYING_SECONDS = 3.0
 
 
 class Assassin:
-    """One process at a time: the controller, or the agent of a node, by its name."""
+    """Of processes: the controller, or the agent of a node, by its name."""
 
     def __init__(self, lab: Lab, cluster: Deployment) -> None:
         """Before the deployment is started."""
@@ -29,22 +31,23 @@ class Assassin:
         cluster.agent_entry = [*entry, str(_IN_NODES)]
         cluster.controller_entry = [*entry, str(self._on_host)]
 
-    def arm(self, victim: str, step: int, when: str) -> None:
+    def arm(self, victims: Iterable[str], step: int, when: str) -> None:
         """``when``: "before" or "after" that step from now; step 0 and "trace" kill nobody."""
         self._armed += 1
-        for name in ("steps", "deaths"):
-            self._put(victim, name, "")
-        self._put(victim, "arm", f"{self._armed} {step} {when}")
+        for victim in victims:
+            for name in ("steps", "deaths"):
+                self._put(victim, name, "")
+            self._put(victim, "arm", f"{self._armed} {step} {when}")
 
     def steps(self, victim: str) -> list[str]:
-        """What the victim has passed since it was armed."""
+        """What the victim has passed since it was armed, which was the last time of all."""
         mine = f"{self._armed} "
         lines = self._get(victim, "steps").splitlines()
         return [line.removeprefix(mine) for line in lines if line.startswith(mine)]
 
-    def disarm(self, victim: str) -> bool:
-        """Whether it has died. The last step's "after" may come when its call is answered."""
-        deadline = time.monotonic() + _DYING_SECONDS
+    def disarm(self, victim: str, *, dying: bool) -> bool:
+        """Whether it has died. ``dying``: the last step's "after" may come when it has answered."""
+        deadline = time.monotonic() + (_DYING_SECONDS if dying else 0.0)
         while not self._get(victim, "deaths") and time.monotonic() < deadline:
             time.sleep(0.1)
         self._put(victim, "arm", "")

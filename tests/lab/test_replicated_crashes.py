@@ -9,9 +9,9 @@ and even ones after it, which is before the next: between two steps nothing is c
 After each death the victim is started again and the call repeated, as Kubernetes does, until it
 succeeds; then everything has to come to rest with the data that were written before.
 
-All of that takes hours. Without XLSS_EVERY_STEP=1 a few lives are drawn for each victim, with a
-kind of volume, and a step of its own for each operation: their seed is printed, and XLSS_SEED gives
-it. XLSS_LIVES is how many.
+All of that takes hours. Without XLSS_EVERY_STEP=1 a kind of volume is drawn, a life in which nobody
+dies has its steps counted, and a few lives are drawn for each victim, with a step of its own for
+each operation: their seed is printed, and XLSS_SEED gives it. XLSS_LIVES is how many.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Life:
 
     cluster: Deployment
     assassin: Assassin
-    victim: str  # SERVER, PEER or CONTROLLER
+    roles: tuple[str, ...]  # of SERVER, PEER and CONTROLLER, those that are armed
     options: dict[str, str]
     name: str
     made: Service | None = None
@@ -72,6 +72,7 @@ class Life:
 
 
 SERVER, PEER = "server", "peer"
+ROLES = (SERVER, PEER, CONTROLLER)
 
 
 @dataclass(frozen=True)
@@ -170,31 +171,28 @@ OPERATIONS = {
 UNHARMED = ("check",)
 
 
-def _run(life: Life, name: str, step: int, when: str) -> int:
-    """One operation; returns how many steps its victim took, 0 where there is no such victim."""
+def _run(life: Life, name: str, step: int, when: str) -> dict[str, int]:
+    """One operation; returns how many steps those took who were armed, by their roles."""
     operation = OPERATIONS[name]
     operation.before(life)
-    victim = operation.victim(life.victim)
-    spared = not victim or name in UNHARMED
-    if not spared:
-        life.assassin.arm(victim, step, when)
+    roles = {role: operation.victim(role) for role in life.roles}
+    armed = {role: victim for role, victim in roles.items() if victim and name not in UNHARMED}
+    life.assassin.arm(armed.values(), step, when)
     if operation.before is _boot:
         life.cluster.spawn_agent(ONE)
     operation.act(life)
     operation.rest(life)
-    if spared:
-        return 0
-    taken = life.assassin.steps(victim)
-    if step and life.assassin.disarm(victim):
-        life.deaths.append(f"{name}: {victim} {when} {taken[step - 1]}")
-        if victim == CONTROLLER:
-            life.cluster.wait_for_controller()
-        else:
-            life.cluster.wait_for_agent(victim)
-        operation.rest(life)
-    elif not step:
-        life.assassin.disarm(victim)
-    return len(taken)
+    taken = {role: life.assassin.steps(victim) for role, victim in armed.items()}
+    for role, victim in armed.items():
+        passed = taken[role]
+        if life.assassin.disarm(victim, dying=0 < step <= len(passed)):
+            life.deaths.append(f"{name}: {victim} {when} {passed[step - 1]}")
+            if victim == CONTROLLER:
+                life.cluster.wait_for_controller()
+            else:
+                life.cluster.wait_for_agent(victim)
+            operation.rest(life)
+    return {role: len(passed) for role, passed in taken.items()}
 
 
 class Scene:
@@ -246,17 +244,23 @@ class Scene:
             found |= {f"{name} {key}": value for key, value in of_node.items()}
         return found
 
-    def live(self, victim: str, kind: str, steps: dict[str, int], when: str) -> dict[str, int]:
-        """One life; returns how many steps each operation had. Raises with all its deaths."""
+    def live(
+        self, roles: tuple[str, ...], kind: str, steps: dict[str, int], when: str
+    ) -> dict[str, dict[str, int]]:
+        """One life; returns how many steps each role took in each operation.
+
+        Raises with all its deaths.
+        """
         self.lives += 1
-        life = Life(self.cluster, self.assassin, victim, KINDS[kind], f"life-{self.lives}")
-        taken = {}
+        life = Life(self.cluster, self.assassin, roles, KINDS[kind], f"life-{self.lives}")
+        taken: dict[str, dict[str, int]] = {role: {} for role in roles}
         doing = ""
         try:
             for doing in OPERATIONS:
-                taken[doing] = _run(life, doing, steps.get(doing, 0), when)
+                for role, count in _run(life, doing, steps.get(doing, 0), when).items():
+                    taken[role][doing] = count
         except Exception as error:
-            error.add_note(f"in {doing!r} of {victim}, {kind}, seed {SEED}: {when} {steps}")
+            error.add_note(f"in {doing!r} of {roles}, {kind}, seed {SEED}: {when} {steps}")
             error.add_note(f"died before: {life.deaths}")
             raise
         told = f"seed {SEED}, {when} {steps}, died: {life.deaths}"
@@ -281,25 +285,39 @@ def scene(lab: Lab) -> Iterator[Scene]:
     scene.close()
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A kind of volume, and the steps of a life of it in which nobody dies."""
+
+    kind: str
+    steps: dict[str, dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def counted(scene: Scene) -> Counted:
+    kind = random.Random(SEED).choice(sorted(KINDS))
+    return Counted(kind, scene.live(ROLES, kind, {}, "trace"))
+
+
 @pytest.mark.skipif(EVERY_STEP, reason="XLSS_EVERY_STEP takes all steps in turn instead")
-@pytest.mark.parametrize("victim", [SERVER, PEER, CONTROLLER])
-def test_a_death_at_any_step_loses_and_leaves_nothing(scene: Scene, victim: str) -> None:
-    draw = random.Random(f"{SEED} {victim}")
-    kind = draw.choice(sorted(KINDS))
-    counted = scene.live(victim, kind, {}, "trace")
+@pytest.mark.parametrize("role", ROLES)
+def test_a_death_at_any_step_loses_and_leaves_nothing(
+    scene: Scene, counted: Counted, role: str
+) -> None:
+    draw = random.Random(f"{SEED} {role}")
     for _ in range(LIVES):
-        steps = {name: draw.randint(1, count) for name, count in counted.items() if count}
-        scene.live(victim, kind, steps, draw.choice(("before", "after")))
+        steps = {name: draw.randint(1, n) for name, n in counted.steps[role].items() if n}
+        scene.live((role,), counted.kind, steps, draw.choice(("before", "after")))
 
 
 @pytest.mark.skipif(not EVERY_STEP, reason="takes hours; XLSS_EVERY_STEP=1 asks for it")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("victim", [SERVER, PEER, CONTROLLER])
-def test_no_step_is_one_to_die_at(scene: Scene, victim: str, kind: str) -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_no_step_is_one_to_die_at(scene: Scene, role: str, kind: str) -> None:
     for n in range(1, MORE_STEPS):
         steps = dict.fromkeys(OPERATIONS, n)
-        before = scene.live(victim, kind, steps, "before")
-        after = scene.live(victim, kind, steps, "after")
+        before = scene.live((role,), kind, steps, "before")[role]
+        after = scene.live((role,), kind, steps, "after")[role]
         if max(*before.values(), *after.values()) < n:
             return
     raise AssertionError(f"there is no end to the steps: {MORE_STEPS}")

@@ -15,7 +15,8 @@ from cluster.model import Provision
 from lab.csi_client import mount
 from lab.deployment import Pool
 from lab.node import MIB
-from lab.records import differing, hashes
+from lab.record_verdict import judge as verdict_of
+from lab.records import all_hashes, differing
 from lab.replica_states import stored, stored_volume
 from tests.lab.replicated import KUBELET, LVM, NODE, ONE, OTHER, SIZE, TWO, Group, Service, visible
 
@@ -68,10 +69,12 @@ def judge(service: Service, *cuts: Cut) -> None:
     thin = stored_volume(service.cluster, service.id).spec.provision is Provision.THIN
     nodes = service.nodes if thin else ()
     with visible(service.cluster, nodes, *(one.snapshot.snapshot_id for one in cuts)) as paths:
-        for one, path in zip(cuts, paths, strict=True):
-            assert differing(*(hashes(service.node(node), path) for node in service.nodes)) == []
-            node = service.node(service.nodes[-1])
-            verdict = service.records.check(node, path, one.before, one.after)
+        sides = [all_hashes(service.node(node), paths) for node in service.nodes]
+        for contents in zip(*sides, strict=True):
+            assert differing(*contents) == []
+        found = service.records.read(service.node(service.nodes[-1]), *paths)
+        for one, places in zip(cuts, found, strict=True):
+            verdict = verdict_of(places, one.before, one.after)
             assert verdict.ok, verdict
 
 
