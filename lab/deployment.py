@@ -282,7 +282,7 @@ class Deployment:
             if not runs or time.monotonic() > deadline:
                 state = "serves nothing" if runs else "has ended"
                 raise LabError(f"{what} {state}: {log()[-4000:]}")
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def _controller_alive(self) -> bool:
         return self._controller is None or self._controller.poll() is None

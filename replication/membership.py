@@ -89,7 +89,8 @@ def _as_primary(now: Situation) -> Action:
     in_set = view.node in record.members
     if view.disk is Disk.DISKLESS and in_set and not now.notes.disk_failed:
         return _note_failure(now)  # in the set, nothing but a failure makes it diskless
-    through_peer = view.disk is Disk.DISKLESS and view.connected and now.peer_in_set
+    # Cut off from the peer as well it holds back what is written: only the same data thaws that.
+    through_peer = view.disk is Disk.DISKLESS and now.peer_in_set
     if record.primary != view.node or not (in_set or through_peer):
         return _stop_serving(now)
     if view.disk is Disk.DISKLESS:

@@ -72,11 +72,18 @@ def net_options(resource: Resource) -> Section:
     return tuple(options)
 
 
+def _resource_options(resource: Resource) -> Section:
+    """Without data within reach I/O waits: the peer of a failed disk may be back in a moment."""
+    waits = (("on-no-data-accessible", "suspend-io"),)
+    if resource.dialect is Dialect.V9:
+        return (("auto-promote", "no"), ("quorum", "off"), *waits)
+    return waits
+
+
 def text(resource: Resource) -> str:
     """The file's content: the same model gives the same text."""
     lines = [f"resource {resource.name} {{"]
-    if resource.dialect is Dialect.V9:
-        lines += _section("options", (("auto-promote", "no"), ("quorum", "off")))
+    lines += _section("options", _resource_options(resource))
     lines += _section("disk", disk_options(resource))
     lines += _section("net", net_options(resource))
     for replica in resource.replicas:

@@ -325,7 +325,7 @@ class Service:
                 return
             if time.monotonic() > deadline:
                 raise AssertionError(said, self.state())
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     # Faults
 
@@ -377,7 +377,7 @@ class Service:
         deadline = time.monotonic() + seconds
         while not right():
             assert time.monotonic() < deadline, f"not {what} in {seconds} s: {self.state()}"
-            time.sleep(0.05)
+            time.sleep(0.15)
 
     def in_sync(self) -> bool:
         """Both replicas are members, and the kernel has nothing left to copy."""

@@ -52,6 +52,24 @@ def test_the_disk_under_the_primary_fails_and_its_node_dies(service: Service) ->
     service.check()
 
 
+def test_the_peer_of_a_failed_disk_is_away_for_a_moment(service: Service) -> None:
+    """No data is within reach then: writes wait for it, and do not fail."""
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    service.node(ONE).faulty_disk(DISK).fail()
+    service.until_alone(TWO)
+    writer.wait_for(20)
+    service.cut_link()
+    service.until_frozen(ONE)
+    service.holds_still(writer)
+    service.join_link()
+    writer.wait_for(20)
+    service.node(ONE).faulty_disk(DISK).recover()
+    service.move(TWO)
+    service.start(TWO).wait_for(20)
+    service.check()
+
+
 @pytest.mark.parametrize("fault", ["fail", "fail_writes"])
 def test_the_disk_under_the_secondary_returns_errors(service: Service, fault: str) -> None:
     writer = service.start(ONE)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
-KINDS = {"fsync": {}, "dsync": {"dsync": True}, "ext4": {"filesystem": "ext4"}}
-of_every_kind = pytest.mark.parametrize(
-    "service", list(KINDS.values()), ids=list(KINDS), indirect=True
+FSYNC: dict[str, object] = {}
+DSYNC, EXT4 = {"dsync": True}, {"filesystem": "ext4"}
+
+
+@pytest.mark.parametrize(
+    "service", [FSYNC, DSYNC, EXT4], ids=["fsync", "dsync", "ext4"], indirect=True
 )
-
-
-@of_every_kind
 def test_the_primary_loses_power(service: Service) -> None:
     service.start(ONE).wait_for(50)
     service.power_off(ONE)
@@ -29,7 +29,7 @@ def test_the_primary_loses_power(service: Service) -> None:
     service.check()
 
 
-@of_every_kind
+@pytest.mark.parametrize("service", [FSYNC, EXT4], ids=["fsync", "ext4"], indirect=True)
 def test_the_secondary_loses_power(service: Service) -> None:
     writer = service.start(ONE)
     writer.wait_for(50)

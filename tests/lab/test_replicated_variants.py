@@ -34,6 +34,7 @@ def test_a_file_system_outlives_the_node_that_served_it(service: Service) -> Non
     service.power_on(ONE)
     service.until_in_sync()
     service.check()
+    service.serve(ONE)
     check_filesystem(service, ONE)
 
 
@@ -55,6 +56,7 @@ def test_an_encrypted_volume_outlives_its_node_and_grows_and_no_disk_has_plain_t
         survivor.wait_for(50)
         service.until_in_sync()
         service.check()
+        service.serve(ONE)
 
         # What is looked for is found where it is readable, and nowhere below.
         assert is_found(service.node(ONE), f"/dev/mapper/xlss-crypt-{service.id}")

@@ -22,6 +22,9 @@ NEW = dataclasses.replace(OLD, dialect=Dialect.V9, max_peers=3)
 
 GOLDEN_84 = """\
 resource v0a1b {
+	options {
+		on-no-data-accessible suspend-io;
+	}
 	disk {
 		on-io-error detach;
 		fencing resource-and-stonith;
@@ -72,7 +75,7 @@ GOLDEN_9 = (
     .replace("flexible-meta-disk", "meta-disk")
     .replace("on node-a {\n", "on node-a {\n\t\tnode-id 0;\n")
     .replace("on node-b {\n", "on node-b {\n\t\tnode-id 1;\n")
-    .replace("v0a1b {\n", "v0a1b {\n\toptions {\n\t\tauto-promote no;\n\t\tquorum off;\n\t}\n", 1)
+    .replace("options {\n", "options {\n\t\tauto-promote no;\n\t\tquorum off;\n", 1)
     .removesuffix("}\n")
     + "\tconnection-mesh {\n\t\thosts node-a node-b;\n\t}\n}\n"
 )
