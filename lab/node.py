@@ -31,11 +31,15 @@ MIB = 1 << 20
 BOOT_SECONDS = 60.0
 KILL_SECONDS = 20.0
 TAIL_LINES = 60
-# Few forks: a node that is in trouble is slow.
-_TROUBLES = """dmesg | tail -n 100; ss -tan
-awk '$3 == "D" || $2 ~ "^.drbd_" { sub("/stat$", "", FILENAME); print FILENAME, $2, $3 }' \
+# What each tells comes by itself, and with few forks: a node that is in trouble is slow.
+_TROUBLES = {
+    "kernel": "dmesg | tail -n 100",
+    "connections": "ss -tan | grep -v -e TIME-WAIT -e LISTEN || true",
+    "waiting": """
+awk '$3 == "D" || $2 ~ "^.drbd_" { sub("/stat$", "", FILENAME); print FILENAME, $2, $3 }' \\
     /proc/[0-9]*/task/*/stat 2>/dev/null |
-while read -r folder name state; do echo "$name $state"; cat "$folder/stack"; done; true"""
+while read -r folder name state; do echo "$name $state"; cat "$folder/stack"; done; true""",
+}
 # The kernel's helper processes die with their pid namespace. Its process 1 is a shell: signals
 # that process 1 sends itself are lost, and a kernel that panics ends by sending itself SIGABRT.
 PID_NAMESPACE = (
@@ -131,8 +135,9 @@ class Node:
         """(title, text) of what tells why something failed: console, logs, what hangs and where."""
         cut = str if whole else tail
         found = [("console", self.console())]
-        with contextlib.suppress(LabError):
-            found.append(("troubles", self.sh(_TROUBLES, timeout=30.0).text))
+        for name, script in _TROUBLES.items():
+            with contextlib.suppress(LabError):
+                found.append((name, self.sh(script, timeout=20.0).text))
         for process in self._spawned:
             with contextlib.suppress(LabError, KeyError):
                 found.append((process.log_path, cut(process.log(timeout=5.0))))
