@@ -34,6 +34,11 @@ TAIL_LINES = 60
 # What each tells comes by itself, and with few forks: a node that is in trouble is slow.
 _TROUBLES = {
     "kernel": "dmesg | tail -n 100",
+    "timers": """
+for _ in 1 2; do
+    cat /proc/uptime; grep -E 'TIMER|NET_RX|SCHED' /proc/softirqs
+    grep -E '^jiffies|tick_stopped|next_tick|next_timer' /proc/timer_list; sleep 2
+done""",
     "connections": "ss -tan | grep -v -e TIME-WAIT -e LISTEN || true",
     "waiting": """
 awk '$3 == "D" || $2 ~ "^.drbd_" { sub("/stat$", "", FILENAME); print FILENAME, $2, $3 }' \\

@@ -339,7 +339,11 @@ def _again(call: Callable[[], None]) -> None:
             return
         except grpc.RpcError as error:
             code = error.code()  # type: ignore[attr-defined]
-            if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+            # What the provisioner places elsewhere, where it may; here is one node only.
+            unreachable = "agent unreachable" in error.details()  # type: ignore[attr-defined]
+            if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED) and not (
+                code is grpc.StatusCode.RESOURCE_EXHAUSTED and unreachable
+            ):
                 raise
             if time.monotonic() > deadline:
                 raise

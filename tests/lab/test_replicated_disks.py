@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.deployment import Pool
 from lab.node import MIB
-from tests.lab.replicated import ONE, TWO
+from tests.lab.replicated import ONE, SERVING, TWO
 
 if TYPE_CHECKING:
     from tests.lab.replicated import Service
@@ -119,6 +120,10 @@ def test_both_disks_return_errors(service: Service) -> None:
         service.node(name).faulty_disk(DISK).recover()
     service.refused(TWO, "decide|not in the set|disk")
     service.refused(ONE, "decide|disk")
+    # As long as it may be ONE's, what it writes waits for data; then its agent ends it.
+    for name in (ONE, TWO):
+        service.unpublish(name, time.monotonic() + SERVING)
+    assert not writer.wait_ended().stopped
 
 
 @pytest.mark.parametrize("service", [{"pool": "small"}], ids=["small"], indirect=True)
