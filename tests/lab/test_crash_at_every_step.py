@@ -340,12 +340,10 @@ def _again(call: Callable[[], None]) -> None:
         except grpc.RpcError as error:
             code = error.code()  # type: ignore[attr-defined]
             # What the provisioner places elsewhere, where it may; here is one node only.
-            unreachable = "agent unreachable" in error.details()  # type: ignore[attr-defined]
-            if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED) and not (
-                code is grpc.StatusCode.RESOURCE_EXHAUSTED and unreachable
-            ):
-                raise
-            if time.monotonic() > deadline:
+            starting = "agent unreachable" in error.details()  # type: ignore[attr-defined]
+            again = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
+            again |= code is grpc.StatusCode.RESOURCE_EXHAUSTED and starting
+            if not again or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 

@@ -12,6 +12,7 @@ from lab.node import MIB
 from tests.lab.replicated import ONE, SERVING, TWO
 
 if TYPE_CHECKING:
+    from lab.records import Writer
     from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -25,13 +26,19 @@ POOLS = (
 )
 
 
-@pytest.mark.parametrize("fault", ["fail", "fail_writes"])
-def test_the_disk_under_the_primary_returns_errors(service: Service, fault: str) -> None:
+def through_the_peer(service: Service, fault: str) -> Writer:
+    """A writer on ONE, whose own disk has failed."""
     writer = service.start(ONE)
     writer.wait_for(50)
     getattr(service.node(ONE).faulty_disk(DISK), fault)()
     service.until_alone(TWO)
     writer.wait_for(50)
+    return writer
+
+
+@pytest.mark.parametrize("fault", ["fail", "fail_writes"])
+def test_the_disk_under_the_primary_returns_errors(service: Service, fault: str) -> None:
+    writer = through_the_peer(service, fault)
     service.node(ONE).faulty_disk(DISK).recover()
     writer.wait_for(20)
     service.move(TWO)
@@ -41,11 +48,7 @@ def test_the_disk_under_the_primary_returns_errors(service: Service, fault: str)
 
 
 def test_the_disk_under_the_primary_fails_and_its_node_dies(service: Service) -> None:
-    writer = service.start(ONE)
-    writer.wait_for(50)
-    service.node(ONE).faulty_disk(DISK).fail()
-    service.until_alone(TWO)
-    writer.wait_for(50)
+    through_the_peer(service, "fail")
     service.power_off(ONE)
     service.fail_over(TWO).wait_for(50)
     service.power_on(ONE)
@@ -55,11 +58,7 @@ def test_the_disk_under_the_primary_fails_and_its_node_dies(service: Service) ->
 
 def test_the_peer_of_a_failed_disk_is_away_for_a_moment(service: Service) -> None:
     """No data is within reach then: writes wait for it, and do not fail."""
-    writer = service.start(ONE)
-    writer.wait_for(20)
-    service.node(ONE).faulty_disk(DISK).fail()
-    service.until_alone(TWO)
-    writer.wait_for(20)
+    writer = through_the_peer(service, "fail")
     service.cut_link()
     service.until_frozen(ONE)
     service.holds_still(writer)
