@@ -58,6 +58,17 @@ def block_size_of_number(number: str) -> int:
         raise Missing(f"there is no block device {number}") from error
 
 
+def in_flight(number: str) -> int:
+    """How many reads and writes of the device ``major:minor`` are not answered yet.
+
+    0 where the kernel does not count them (queue/iostats). Raises Missing.
+    """
+    try:
+        return sum(map(int, (_SYS / number / "inflight").read_text().split()))
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {number}") from error
+
+
 def logical_block_size(path: str) -> int:
     """The smallest piece in bytes that can be read or written. Raises Missing, DeviceFailed."""
     with _opened(path, os.O_RDONLY) as fd:

@@ -41,6 +41,10 @@ class Refused(HostError):
     """Not possible in the present state; the text says what would have to change."""
 
 
+class InTransition(Refused):
+    """Not possible for a moment; the same may be asked again."""
+
+
 class DeviceFailed(HostError):
     """A disk is missing or returns errors."""
 

@@ -7,7 +7,8 @@ go by a deadline, and a write that waits for a lost replica to leave the set mus
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from host.command import Runner
@@ -44,6 +45,19 @@ class Holds:
         held = guard.release()
         self._forget(guard)
         return held
+
+    @contextmanager
+    def still(self, volume_id: str, face: str, seconds: float) -> Iterator[None]:
+        """No write is under way in the block; what is mounted is not frozen.
+
+        Raises CommandStuck where those that are do not end within ``seconds``.
+        """
+        guard = self.guard([face], seconds, lockfs=False)
+        self.suspend([volume_id], guard)
+        try:
+            yield
+        finally:
+            self.release(guard)
 
     def is_held(self, volume_id: str) -> bool:
         with self._mutex:

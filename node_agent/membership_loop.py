@@ -27,8 +27,8 @@ from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
 from node_agent.notes import NoteBook
 from replication.actions import Action, Do, Situation, Yes
-from replication.membership import next_action
-from replication.record import Connection, Role, Statement, View
+from replication.membership import WHOLE, next_action
+from replication.record import Connection, Disk, Role, Statement, View
 
 _log = logging.getLogger(__name__)
 
@@ -388,4 +388,6 @@ def _serves(now: Situation) -> bool:
     view = now.view
     published = now.held is None or now.held.record.primary == view.node
     frozen = view.suspended or view.face_suspended
-    return view.role is Role.PRIMARY and published and not frozen
+    # Without a disk and without its peer it fails whatever it is asked for, once it is thawed.
+    in_reach = view.disk in WHOLE or (view.connected and view.peer_disk is Disk.UP_TO_DATE)
+    return view.role is Role.PRIMARY and published and in_reach and not frozen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Protocol
 
 from cluster.errors import Refused
 from cluster.model import Replication
+from host import block_device
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
-from host.errors import HostError
+from host.errors import CommandStuck, HostError
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
@@ -27,6 +30,9 @@ from replication.record import Generations, Role, Users, View
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 60.0
 _FACE_SECONDS = 30.0
+_ENDING_SECONDS = 3.0
+# Who writes waits while it is tried whether writes end.
+_HOLDING_AGAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,13 @@ class Eviction(Protocol):
 
 
 class Holds(Protocol):
-    """Faces that are held still for a moment, for a snapshot."""
+    """Faces that are held still for a moment."""
+
+    def still(
+        self, volume_id: str, face: str, seconds: float
+    ) -> contextlib.AbstractContextManager[None]:
+        """No write is under way in the block; raises CommandStuck where some do not end."""
+        ...
 
     def is_held(self, volume_id: str) -> bool: ...
 
@@ -114,6 +126,7 @@ class ReplicaSide:
         self._resync_bytes_per_second = resync_bytes_per_second
         self._grants = grants
         self._boot_id = boot_id()
+        self._unending: dict[str, float] = {}  # volumes whose writes did not end: when to try again
 
     def view(self, assignment: Assignment) -> View:
         """The volume as the kernel has it now, from a fresh look."""
@@ -245,8 +258,36 @@ class ReplicaSide:
         if self._face_elsewhere(assignment):
             raise Refused("it is used past DRBD: what is written would not reach the other replica")
         resource = self.resource(assignment)
+        self._require_writes_to_end(resource)
         for peer in resource.peers(self._node):
             self._commands.connect(resource, peer)
+
+    def _require_writes_to_end(self, resource: Resource) -> None:
+        """DRBD 8.4 loses a flush that ends while it holds back writes: it is never answered.
+
+        Connecting waits for it, and whoever then asks the module for anything else waits as well:
+        one volume would take the replication of the whole node.
+        """
+        name = resource.name
+        status = self._commands.status(name)
+        face = self._mapper.find(face_name(name))
+        if status is None or status.frozen or face is None:
+            return
+        if block_device.in_flight(f"{DRBD_MAJOR}:{resource.minor}") == 0:
+            return
+        now = time.monotonic()
+        if now >= self._unending.get(name, now):
+            try:
+                with self._holds.still(name, face.name, _ENDING_SECONDS):
+                    self._unending.pop(name, None)
+                    return
+            except CommandStuck:
+                self._unending[name] = now + _HOLDING_AGAIN_SECONDS
+        raise Refused(
+            f"writes to it do not end within {_ENDING_SECONDS:g} s, so it is not connected: DRBD "
+            "8.4 forgets a flush that is under way when it freezes. Where its disk is idle, reboot "
+            "this node"
+        )
 
     def _disconnect(self, assignment: Assignment) -> None:
         resource = self.resource(assignment)

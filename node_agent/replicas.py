@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 
 from cluster.agents import ReplicaReport
 from cluster.errors import Refused, Unavailable
@@ -225,27 +224,13 @@ class Replicas:
             raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
         resource = self._side.resource(assignment)
         connected = status.connection().state is ConnectionState.CONNECTED
-        with self._still(volume_id):
+        face = self._devices.face(volume_id)
+        # DRBD 8.4 waits for writes under way with all of its netlink locked: should the link be
+        # lost just then, they would never end, as what lets them go on is a request by netlink.
+        still = self._holds.still(volume_id, face.name, _STILL_SECONDS) if face else nullcontext()
+        with still:
             # Whoever asks for growth has let all other replicas grow before.
             self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
-
-    @contextmanager
-    def _still(self, volume_id: str) -> Iterator[None]:
-        """No write is under way in the block.
-
-        DRBD 8.4 waits for them with all of its netlink locked: should the link be lost just then,
-        they would never end, as what lets them go on is a request by netlink.
-        """
-        face = self._devices.face(volume_id)
-        if face is None:
-            yield
-            return
-        guard = self._holds.guard([face.name], _STILL_SECONDS, lockfs=False)
-        self._holds.suspend([volume_id], guard)
-        try:
-            yield
-        finally:
-            self._holds.release(guard)
 
     # Following the kernel
 

@@ -38,6 +38,7 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     # The secret is not the right one: CSI calls that "Not authenticated".
     host.WrongKey: _Code.UNAUTHENTICATED,
     host.Refused: _Code.FAILED_PRECONDITION,
+    host.InTransition: _Code.UNAVAILABLE,
     # Not final: parts of what was asked for may be there, so the caller has to come back to us
     # rather than take it that nothing was made. The same holds for a command that hangs.
     host.DeviceFailed: _Code.UNAVAILABLE,

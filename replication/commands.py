@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from host.command import Result, Runner
-from host.errors import CommandFailed, Missing, Refused
+from host.errors import CommandFailed, InTransition, Missing, Refused
 from replication import addresses, connecting, resource_file
 from replication.generations import JUST_CREATED, Generation, generations_of, metadata_dump
 from replication.model import Dialect, Replica, Resource
@@ -345,8 +345,19 @@ class Commands:
             self._runner.run(argv, deadline=_SECONDS, resource=resource.device, env=environment)
 
     def _drbdsetup(self, *arguments: str, resource: str) -> None:
-        with translated():
-            self._runner.run(["drbdsetup", *arguments], deadline=_SECONDS, resource=resource)
+        give_up = time.monotonic() + _SETTLING_SECONDS
+        while True:
+            try:
+                with translated():
+                    self._runner.run(
+                        ["drbdsetup", *arguments], deadline=_SECONDS, resource=resource
+                    )
+            except InTransition:  # such as while a connection is being lost
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
 
 def _peer_id(resource: Resource, peer: Replica) -> int:

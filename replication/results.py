@@ -6,7 +6,15 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from host.errors import CommandFailed, DeviceFailed, HostError, InUse, Missing, Refused
+from host.errors import (
+    CommandFailed,
+    DeviceFailed,
+    HostError,
+    InTransition,
+    InUse,
+    Missing,
+    Refused,
+)
 
 _RESULT = re.compile(r"\((-?\d+)\)")
 # enum drbd_ret_code (positive) and drbd_state_rv (negative) of linux/drbd.h.
@@ -35,7 +43,7 @@ _ERRORS: dict[int, type[HostError]] = {
     -12: InUse,
     -15: Refused,
     -16: Refused,
-    -18: Refused,
+    -18: InTransition,
     -19: Refused,
 }
 

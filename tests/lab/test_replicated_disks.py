@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.deployment import Pool
 from lab.node import MIB
-from tests.lab.replicated import ONE, SERVING, TWO
+from tests.lab.replicated import ONE, SERVING, TWO, Service
+from tests.lab.told import until_told
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.node import Node
     from lab.records import Writer
-    from tests.lab.replicated import Service
+    from tests.lab.replicated import Group
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -105,6 +110,41 @@ def test_the_disk_under_the_primary_hangs(service: Service) -> None:
     service.power_on(ONE)
     service.until_in_sync()
     service.check()
+
+
+@contextmanager
+def volatile_cache(node: Node) -> Iterator[None]:
+    """Volumes that are made meanwhile have flushes sent to the disk, which takes its time."""
+    for cache in ("write back", "write through"):
+        node.sh(f"echo {cache} > /sys/block/ubdb/queue/write_cache")
+        node.faulty_disk(DISK).recover()
+        if cache == "write back":
+            yield
+
+
+FLUSH = "import os, sys; disk = os.open(sys.argv[1], os.O_RDWR)\nwhile True: os.fsync(disk)"
+
+
+def test_the_module_forgets_a_flush_and_the_other_volumes_go_on(group: Group) -> None:
+    """DRBD 8.4 never answers one that ends while it is frozen, and would hang when it connects."""
+    one = group.cluster.nodes[ONE]
+    with volatile_cache(one), group.service() as service:
+        other = Service(group.cluster, name="other")
+        service.serve(ONE)
+        one.spawn(["python3", "-S", "-c", FLUSH, service.device], log="/run/flush.log")
+        one.faulty_disk(DISK).hang()
+        service.power_off(TWO)
+        service.until_frozen(ONE)
+        one.faulty_disk(DISK).recover()
+        service.until_alone(ONE)
+        service.power_on(TWO)
+        until_told(service, "writes to it do not end .* reboot this node")
+        other.until_in_sync()
+        other.delete()
+        service.power_off(ONE)
+        service.power_on(ONE)
+        service.start(ONE).wait_for(20)
+        service.check()
 
 
 def test_both_disks_return_errors(service: Service) -> None:

@@ -207,6 +207,20 @@ def test_without_an_arbiter_a_frozen_primary_is_not_resumed(make: Callable[..., 
     assert world.side.names("v") == []
 
 
+def test_a_primary_that_reaches_no_data_is_not_served(make: Callable[..., World]) -> None:
+    world = make("v")
+    world.loop.start(world.arbiter)
+    world.loop.require_primary("v", 10.0)
+    world.side.freeze("v")
+    world.until(lambda: world.arbiter.assigned["v"].held.record.members == ("a",))
+    world.loop.require_primary("v", 10.0)
+    # Not frozen: then the kernel answers with errors, and does not wait.
+    world.side.views["v"] = replace(world.side.views["v"], disk=Disk.DISKLESS)
+    world.until(lambda: "a person has to decide" in world.decided("v"))
+    with pytest.raises(errors.Unavailable, match="a person has to decide"):
+        world.loop.require_primary("v", 0.5)
+
+
 def test_a_failed_flush_costs_the_permission(make: Callable[..., World]) -> None:
     world = make("v")
     world.side.failing.add("flush")
