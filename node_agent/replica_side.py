@@ -16,7 +16,8 @@ from host import block_device
 from host.boot import boot_id
 from host.command import Runner
 from host.device_mapper import DeviceMapper
-from host.errors import CommandStuck, HostError
+from host.errors import CommandStuck, DeviceFailed, HostError
+from node_agent import health
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
 from replication import fencing
@@ -307,8 +308,11 @@ class ReplicaSide:
 
     def _invalidate(self, assignment: Assignment) -> None:
         resource = self.resource(assignment)
+        devices = self._storage.set_up(assignment.volume_id)
+        # Else it is filled and fails again, as often as that can be tried.
+        if problems := health.answers(self._runner, devices.data):
+            raise DeviceFailed(f"it cannot be filled anew yet: {health.in_words(problems)}")
         self._commands.down(resource.name)
-        self._storage.set_up(assignment.volume_id)
         self._commands.create_metadata(resource, anew=True)
         self._commands.attach(resource)
 

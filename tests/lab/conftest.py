@@ -119,8 +119,9 @@ def group(lab: Lab, kept: Kept, request: pytest.FixtureRequest) -> Group:
 def service(
     group: Group, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> Iterator[Service]:
-    """A replicated volume that is in sync; as a parameter, options of `Service`."""
-    with group.service(**getattr(request, "param", {})) as service:
+    """A replicated volume that is in sync; as VOLUME or a parameter, options of `Service`."""
+    options = {**getattr(request.module, "VOLUME", {}), **getattr(request, "param", {})}
+    with group.service(**options) as service:
         yield service
         silence = service.records.longest_silence()
         record_property("longest silence between two acknowledgements, seconds", round(silence, 2))
