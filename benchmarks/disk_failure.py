@@ -63,7 +63,8 @@ def windows(site: Orchestrator, serving: str, peer: str, runs: int) -> list[Figu
 
 
 def _run(site: Orchestrator, serving: str, failing: str, after: str) -> float:
-    volume = site.create(f"bench-disk-{next(_names)}", 64 * MIB, replicas="2", pool="failing")
+    name = f"bench-disk-{next(_names)}"
+    volume = site.create(name, 64 * MIB, replicas="2", pool="failing", provision="thick")
     device = site.serve(volume, serving)
     site.until_in_sync(volume)
     writer = Records().start(site.node(serving), device, interval=0.002)

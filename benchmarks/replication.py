@@ -56,7 +56,7 @@ def pair() -> Iterator[Orchestrator]:
         nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30, 512 * MIB), memory=512 * MIB, udev=True)
         pools = (
             Pool(settings={"thin_size": "50%"}),
-            Pool("failing", "vg1", (nodes[0].faulty_disk(DISK).path,)),
+            Pool("failing", "vg1", (nodes[0].faulty_disk(DISK).path,), thin_pool=""),
         )
         nodes[1].faulty_disk(DISK)
         deployment = Deployment(lab, nodes, pools=pools, replication=True, name="pair")
