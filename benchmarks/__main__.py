@@ -91,11 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     before = psutil.cpu_times()
+    findings, failed = Findings(), False
     try:
-        findings = _measure(effort, options.only or PARTS, console)
+        _measure(findings, effort, options.only or PARTS, console)
     except LabError as error:
         console.print(f"[red]{error}", highlight=False)
-        return 1
+        failed = True
     stolen = _stolen(before, psutil.cpu_times())
     findings.show(console)
     console.print(
@@ -112,8 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     console.print(f"written to {path}")
     missed = findings.missed
-    console.print(f"[red]{len(missed)} missed" if missed else "[green]all targets reached")
-    return 1 if missed and not options.quick else 0
+    if missed:
+        console.print(f"[red]{len(missed)} missed")
+    elif not failed:
+        console.print("[green]all targets reached")
+    return 1 if failed or (missed and not options.quick) else 0
 
 
 def _stolen(before: Any, after: Any) -> float:
@@ -123,26 +127,26 @@ def _stolen(before: Any, after: Any) -> float:
     return float(spent["steal"] / busy) if busy else 0.0
 
 
-def _measure(effort: Effort, parts: Sequence[str], console: Console) -> Findings:
-    findings = Findings()
+def _measure(findings: Findings, effort: Effort, parts: Sequence[str], console: Console) -> None:
+    """Adds to ``findings`` part by part: what was measured outlasts a part that fails."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         if set(parts) & set(LOCAL):
             with site() as bench:
-                findings = _Benchmarks(bench, effort, parts, progress).run()
+                _Benchmarks(bench, effort, parts, progress, findings).run()
         if set(parts) & set(REPLICATED):
-            findings.figures.extend(_replicated(effort, parts, progress))
+            _replicated(findings.figures, effort, parts, progress)
         if STATUS in parts:
             most = max(effort.replicated)
             progress.add_task(f"looks at up to {most} replicated volumes of a node")
             looks = replication_cost.status_rounds(effort.replicated, effort.looks)
             findings.figures.extend(looks)
-    return findings
 
 
-def _replicated(effort: Effort, parts: Sequence[str], progress: Progress) -> list[Figure]:
+def _replicated(
+    figures: list[Figure], effort: Effort, parts: Sequence[str], progress: Progress
+) -> None:
     task = progress.add_task("two nodes")
-    figures: list[Figure] = []
     with replication.pair() as bench:
         if "replicated-io" in parts:
             progress.update(task, description="fio on a replicated volume and on DRBD by hand")
@@ -158,20 +162,24 @@ def _replicated(effort: Effort, parts: Sequence[str], progress: Progress) -> lis
             figures += disk_failure.windows(
                 bench, replication.ONE, replication.TWO, effort.disk_failures
             )
-    return figures
 
 
 class _Benchmarks:
     def __init__(
-        self, bench: Site, effort: Effort, parts: Sequence[str], progress: Progress
+        self,
+        bench: Site,
+        effort: Effort,
+        parts: Sequence[str],
+        progress: Progress,
+        findings: Findings,
     ) -> None:
         self._site, self._effort, self._parts = bench, effort, parts
         self._progress = progress
         self._task = progress.add_task("")
         self._few: dict[str, list[float]] = {}
-        self._findings = Findings()
+        self._findings = findings
 
-    def run(self) -> Findings:
+    def run(self) -> None:
         self._site.create("the-first", creation.SIZE, "thin")
         if "creation" in self._parts:
             self._few_volumes()
@@ -196,7 +204,6 @@ class _Benchmarks:
             self._say("memory and start")
             self._add(footprint.memory(self._site))
             self._add(footprint.start_up(self._site, self._effort.starts))
-        return self._findings
 
     def _few_volumes(self) -> None:
         for way in creation.WAYS:

@@ -95,7 +95,7 @@ class _Served:
             self._slices,
             devices,
             evictor,
-            Holds(),
+            Holds(runner, _CGROUPS),
             resync_bytes_per_second=100 * _MIB,
         )
         self.assignments: list[Assignment] = []
