@@ -120,11 +120,14 @@ def test_the_disk_under_the_primary_hangs(service: Service) -> None:
 @contextmanager
 def volatile_cache(node: Node) -> Iterator[None]:
     """Volumes that are made meanwhile have flushes sent to the disk, which takes its time."""
-    for cache in ("write back", "write through"):
-        node.sh(f"echo {cache} > /sys/block/ubdb/queue/write_cache")
-        node.faulty_disk(DISK).recover()
-        if cache == "write back":
-            yield
+    set_cache(node, "write back")
+    yield
+    set_cache(node, "write through")
+
+
+def set_cache(node: Node, kind: str) -> None:
+    node.sh(f"echo {kind} > /sys/block/ubdb/queue/write_cache")
+    node.faulty_disk(DISK).recover()  # its new table takes that over
 
 
 FLUSH = "import os, sys; disk = os.open(sys.argv[1], os.O_RDWR)\nwhile True: os.fsync(disk)"
