@@ -22,6 +22,7 @@ from host.device_mapper import SECTOR, DeviceMapper, Target
 from host.linear_device import ensure_linear
 from node_agent.arbiter import Assignment
 from node_agent.devices import Devices, disk_name, face_name
+from node_agent.endless_io import EndlessIo
 from node_agent.eviction import Evictor
 from node_agent.holds import Holds
 from node_agent.limits import Limiter
@@ -96,6 +97,7 @@ class _Served:
             devices,
             evictor,
             Holds(runner, _CGROUPS),
+            EndlessIo(),
             resync_bytes_per_second=100 * _MIB,
         )
         self.assignments: list[Assignment] = []

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from host.errors import DeviceFailed, HostError, InUse, Missing
@@ -58,15 +59,35 @@ def block_size_of_number(number: str) -> int:
         raise Missing(f"there is no block device {number}") from error
 
 
-def in_flight(number: str) -> int:
-    """How many reads and writes of the device ``major:minor`` are not answered yet.
+@dataclass(frozen=True)
+class Traffic:
+    """Requests of a device: ``reading`` and ``writing`` are not answered yet.
 
-    0 where the kernel does not count them (queue/iostats). Raises Missing.
+    ``writes``: all that there were since boot, flushes and discards among them; kernels differ in
+    whether those under way count.
+    """
+
+    reading: int
+    writing: int
+    writes: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self.reading == self.writing == 0
+
+
+def traffic(number: str) -> Traffic:
+    """Of the device ``major:minor``; 0 where the kernel does not count (queue/iostats).
+
+    Source: Documentation/block/stat.rst of the kernel. Raises Missing.
     """
     try:
-        return sum(map(int, (_SYS / number / "inflight").read_text().split()))
+        counts = [int(word) for word in (_SYS / number / "stat").read_text().split()]
+        reading, writing = map(int, (_SYS / number / "inflight").read_text().split())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {number}") from error
+    return Traffic(reading, writing, counts[4] + sum(counts[11:12] + counts[15:16]))
 
 
 def logical_block_size(path: str) -> int:
@@ -76,11 +97,19 @@ def logical_block_size(path: str) -> int:
         return int(struct.unpack("I", answer)[0])
 
 
+def number_of(path: str) -> str:
+    """``major:minor`` of a device. Raises Missing."""
+    try:
+        number = Path(path).stat().st_rdev
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {path}") from error
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
 def holders_of(path: str) -> list[str]:
     """Kernel names (``dm-3``) of the devices that are stacked on this one. Raises Missing."""
     try:
-        number = Path(path).stat().st_rdev
-        holders = _SYS / f"{os.major(number)}:{os.minor(number)}" / "holders"
+        holders = _SYS / number_of(path) / "holders"
         return sorted(entry.name for entry in holders.iterdir())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {path}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from cluster.errors import Refused
+from cluster.errors import NotFound, Refused
 from cluster.model import Replication
 from host import block_device
 from host.boot import boot_id
@@ -20,6 +20,7 @@ from host.errors import CommandStuck, DeviceFailed, HostError
 from node_agent import health
 from node_agent.arbiter import Assignment
 from node_agent.devices import DRBD_MAJOR, Devices, face_name
+from node_agent.endless_io import EndlessIo
 from replication import fencing
 from replication.actions import Do
 from replication.commands import Commands
@@ -112,6 +113,7 @@ class ReplicaSide:
         devices: Devices,
         eviction: Eviction,
         holds: Holds,
+        endless: EndlessIo,
         *,
         resync_bytes_per_second: int,
         grants: Path = GRANTS,
@@ -124,6 +126,7 @@ class ReplicaSide:
         self._devices = devices
         self._eviction = eviction
         self._holds = holds
+        self._endless = endless
         self._resync_bytes_per_second = resync_bytes_per_second
         self._grants = grants
         self._boot_id = boot_id()
@@ -149,10 +152,19 @@ class ReplicaSide:
         if generations is None:
             generations = self._generations(assignment)
         seen = view_of(status, generations, around)
+        self._look_for_endless(volume_id, status.volumes[0].minor, seen)
         if seen.role is Role.PRIMARY and self._face_elsewhere(assignment):
             # Its users still write past DRBD: promoted is who has the face over its device.
             return replace(seen, role=Role.SECONDARY)
         return seen
+
+    def _look_for_endless(self, volume_id: str, minor: int, seen: View) -> None:
+        if seen.role is Role.PRIMARY and not seen.suspended:
+            with contextlib.suppress(NotFound):  # its disk is gone
+                disk = self._storage.devices(volume_id).data
+                self._endless.look(volume_id, f"{DRBD_MAJOR}:{minor}", disk)
+                return
+        self._endless.forget(volume_id)
 
     def has_replica(self, volume_id: str) -> bool:
         return self._storage.is_there(volume_id)
@@ -274,7 +286,7 @@ class ReplicaSide:
         face = self._mapper.find(face_name(name))
         if status is None or status.frozen or face is None:
             return
-        if block_device.in_flight(f"{DRBD_MAJOR}:{resource.minor}") == 0:
+        if block_device.traffic(f"{DRBD_MAJOR}:{resource.minor}").idle:
             return
         now = time.monotonic()
         if now >= self._unending.get(name, now):

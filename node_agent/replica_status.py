@@ -22,6 +22,7 @@ from cluster.agents import (
     ReplicaReport,
     VerifyReport,
 )
+from node_agent.endless_io import Endless
 from node_agent.health import Problem
 from node_agent.membership_loop import Decision
 from node_agent.verified import Verified
@@ -66,10 +67,19 @@ class _Begun:
 
 
 class ReplicaStatuses:
-    """``decision``: what the membership loop decided last. ``see`` from one thread, else safe."""
+    """``decision``: what the membership loop decided last. ``see`` from one thread, else safe.
 
-    def __init__(self, decision: Callable[[str], Decision | None], verified: Verified) -> None:
+    ``endless``: what is known of requests that do not end.
+    """
+
+    def __init__(
+        self,
+        decision: Callable[[str], Decision | None],
+        endless: Callable[[str], Endless | None],
+        verified: Verified,
+    ) -> None:
         self._decision = decision
+        self._endless = endless
         self._verified = verified
         self._mutex = threading.Lock()
         self._table: Mapping[str, ResourceStatus] = {}
@@ -120,7 +130,8 @@ class ReplicaStatuses:
             rate = self._rates.get(volume_id, 0)
         verify = self._verified.of(volume_id)
         doing = decision.words if decision is not None else "no arbiter has assigned it yet"
-        waits_for = _waits_for(decision)
+        endless = self._endless(volume_id)
+        waits_for = REBOOT if endless and endless.forgotten else _waits_for(decision)
         serving = decision is not None and decision.serving
         if found is None or not found.volumes:
             return ReplicaReport(doing=doing, waits_for=waits_for, verify=verify)
@@ -134,7 +145,7 @@ class ReplicaStatuses:
             peer_disk=peer.disk.value if peer is not None else DiskState.DUNKNOWN.value,
             connection=_connection(found),
             activity=activity,
-            frozen="; ".join(_FROZEN[one] for one in sorted(found.suspended)),
+            frozen=endless.words if endless else _frozen(found),
             out_of_sync_bytes=(peer.out_of_sync_bytes or 0) if peer is not None else 0,
             resync_total_bytes=total,
             resync_done_bytes=done,
@@ -201,6 +212,10 @@ def _waits_for(decision: Decision | None) -> str:
     if "force-primary" in decision.own_words or "a person decides" in decision.own_words:
         return PERSON
     return ARBITER if decision.unheard else ""
+
+
+def _frozen(found: ResourceStatus) -> str:
+    return "; ".join(_FROZEN[one] for one in sorted(found.suspended))
 
 
 def _peer(found: ResourceStatus) -> PeerVolumeStatus | None:

@@ -17,6 +17,7 @@ from host.device_mapper import DeviceMapper
 from host.errors import HostError, Missing
 from node_agent.arbiter import Arbiter, Assignment
 from node_agent.devices import Devices
+from node_agent.endless_io import EndlessIo
 from node_agent.entries import Entry
 from node_agent.holds import Holds
 from node_agent.logical_volumes import LogicalVolumes
@@ -67,6 +68,7 @@ class Replicas:
         self._commands = Commands(runner, node, self._observer)
         self._storage = ReplicaStorage(runner, mapper, volumes)
         self._notes = notes
+        endless = EndlessIo()
         self._side = ReplicaSide(
             node,
             runner,
@@ -76,11 +78,12 @@ class Replicas:
             devices,
             eviction,
             holds,
+            endless,
             resync_bytes_per_second=resync_bytes_per_second,
         )
         self._loop = MembershipLoop(self._side, notes)
         self._verified = verified
-        self._statuses = ReplicaStatuses(self._loop.decision, verified)
+        self._statuses = ReplicaStatuses(self._loop.decision, endless.of, verified)
         self._stopped = threading.Event()
         self.tried = threading.Event()
         """Set once it has been set up, or could not be for the first time."""

@@ -149,6 +149,7 @@ def test_the_module_forgets_a_flush_and_the_other_volumes_go_on(group: Group) ->
         until_told(service, "writes to it do not end .* reboot this node")
         other.until_in_sync()
         other.delete()
+        until_told(service, "its disk is idle: DRBD 8.4 has forgotten a flush, reboot this node")
         service.power_off(ONE)
         service.power_on(ONE)
         service.start(ONE).wait_for(20)

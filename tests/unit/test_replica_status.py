@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.agents import ARBITER, PERSON, REBOOT, RESYNC, VERIFY, Health, ReplicaReport
+from node_agent.endless_io import Endless
 from node_agent.membership_loop import Decision
 from node_agent.replica_status import ReplicaStatuses, problems
 from node_agent.verified import Verified
@@ -49,8 +50,10 @@ def resource(
     )
 
 
-def statuses(folder: Path, decision: Decision | None = SERVES) -> ReplicaStatuses:
-    return ReplicaStatuses(lambda volume_id: decision, Verified(folder))
+def statuses(
+    folder: Path, decision: Decision | None = SERVES, endless: Endless | None = None
+) -> ReplicaStatuses:
+    return ReplicaStatuses(lambda name: decision, lambda name: endless, Verified(folder))
 
 
 def test_a_replica_in_sync_has_no_problems(tmp_path: Path) -> None:
@@ -92,6 +95,22 @@ def test_frozen_writes_have_a_reason(tmp_path: Path) -> None:
     (problem,) = problems(report)
     assert problem.health is Health.INACCESSIBLE
     assert "no controller answers" in problem.message
+
+
+def test_a_forgotten_flush_waits_for_a_reboot(tmp_path: Path) -> None:
+    found = statuses(tmp_path, endless=Endless("nothing has ended for 40 s", forgotten=True))
+    found.see({NAME: resource()})
+    report = found.of(NAME)
+    assert (report.frozen, report.waits_for) == ("nothing has ended for 40 s", REBOOT)
+    assert {problem.reason for problem in problems(report)} == {"WaitsForReboot", "ReplicaFrozen"}
+
+
+def test_a_disk_that_does_not_answer_waits_for_nobody(tmp_path: Path) -> None:
+    found = statuses(tmp_path, endless=Endless("its disk does not answer", forgotten=False))
+    found.see({NAME: resource()})
+    assert found.of(NAME).waits_for == ""
+    (problem,) = problems(found.of(NAME))
+    assert (problem.health, problem.reason) == (Health.INACCESSIBLE, "ReplicaFrozen")
 
 
 def test_a_resync_has_a_share_and_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
