@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -148,6 +149,13 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median of the ratios of each round: steadier than `ratio` where the machine drifts."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def mean_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Ratio of the means, and its standard error, as the ratios of the rounds scatter."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    scatter = statistics.pstdev(ratios) / math.sqrt(len(ratios))
+    return statistics.mean(ours) / statistics.mean(theirs), scatter
 
 
 def milliseconds(values: Sequence[float]) -> str:

@@ -14,6 +14,7 @@ from lab.errors import LabError
 from lab.host_process import HostProcess
 from lab.node import ENVIRONMENT, MIB, Node, tail
 from lab.paths import FILES, PROJECT, SHARE
+from lab.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class Lab:
         self.nodes: dict[str, Node] = {}
         self.processes: list[HostProcess] = []
         self._lock = threading.Lock()
+        self._wakeups = Wakeups(self.nodes)
 
     def __enter__(self) -> Lab:
         return self
@@ -178,6 +180,7 @@ class Lab:
         self.processes.clear()
         for node in list(self.nodes.values()):
             self.remove_node(node)
+        self._wakeups.stop()
         for folder in (self.share, self.folder):
             shutil.rmtree(folder)
             folder.mkdir()

@@ -8,6 +8,7 @@ finds and undoes them.
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Literal
 
 from lab.errors import LabError
@@ -32,6 +33,17 @@ def data_tap(index: int) -> str:
 
 def command_tap(index: int) -> str:
     return f"cmd{index}"
+
+
+def taps(index: int) -> tuple[str, str]:
+    return data_tap(index), command_tap(index)
+
+
+def packets() -> dict[str, tuple[int, int]]:
+    """How many packets each device has received and sent: a tap sends what its node has read."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+    counts = ((name.strip(), rest.split()) for name, _, rest in (x.partition(":") for x in lines))
+    return {name: (int(numbers[1]), int(numbers[9])) for name, numbers in counts}
 
 
 def mac_address(network: Literal["data", "command"], index: int) -> str:
@@ -66,7 +78,7 @@ def add_taps(index: int) -> None:
 
 def remove_taps(index: int) -> None:
     """Remove what there is of the node's taps, and its cuts: the next node takes its number."""
-    for tap in (data_tap(index), command_tap(index)):
+    for tap in taps(index):
         subprocess.run(["ip", "link", "del", tap], capture_output=True, check=False)
     # They outlive the device, and newer kernels bind them to the next one of this name.
     _delete_tables([("netdev", data_tap(index))])

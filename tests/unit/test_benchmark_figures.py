@@ -15,6 +15,7 @@ from benchmarks.figures import (
     at_least,
     at_most,
     interleave,
+    mean_ratio,
     median_ratio,
     ratio,
 )
@@ -53,6 +54,12 @@ def test_ratios_are_of_medians_and_of_rounds() -> None:
     assert median_ratio(ours, theirs) == 0.5
     with pytest.raises(ValueError, match="longer"):
         median_ratio([1.0], theirs)
+
+
+def test_a_ratio_of_means_tells_how_far_its_rounds_scatter() -> None:
+    found, error = mean_ratio([9.0, 11.0, 9.0, 11.0], [10.0, 10.0, 10.0, 10.0])
+
+    assert (found, error) == pytest.approx((1.0, 0.05))
 
 
 def test_results_are_written_for_programs() -> None:

@@ -1,0 +1,83 @@
+"""Wakes nodes up for packets that they have missed.
+
+The host's tun driver sends SIGIO for a packet before it tells epoll: a node that looks at once, on
+another processor, finds nothing, and the packet lies there until something else comes. That was
+200 ms, TCP's probe, once or twice a second under load. So a moment after packets have moved, all
+nodes are signalled once more. (tun_net_xmit in the kernel's drivers/net/tun.c; sigio_handler in
+arch/um/kernel/irq.c.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab import faults, network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lab.node import Node
+
+_SECONDS = 0.005
+
+
+@dataclass
+class _Boot:
+    """One life of a node. ``read``: how many packets its taps' readers had read when it began."""
+
+    pid: int
+    read: int
+    kernel: int | None = None  # a pidfd: what it was opened for, or nothing
+
+
+class Wakeups:
+    """A thread of the lab's process, from when it is made until `stop`."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        self._nodes = nodes
+        self._boots: dict[str, _Boot] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lab-wakeups", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        for name in list(self._boots):
+            self._forget(name)
+
+    def _run(self) -> None:
+        before: dict[str, tuple[int, int]] = {}
+        while not self._stopped.wait(_SECONDS):
+            nodes = {node.name: node for node in list(self._nodes.values())}
+            for name in self._boots.keys() - nodes.keys():
+                self._forget(name)
+            packets = network.packets() if nodes else {}
+            for node in nodes.values():
+                taps = [packets[tap] for tap in network.taps(node.index) if tap in packets]
+                self._look(node, sum(sent for _, sent in taps), moved=packets != before)
+            before = packets
+
+    def _look(self, node: Node, read: int, *, moved: bool) -> None:
+        pid, boot = node.pid, self._boots.get(node.name)
+        if boot is not None and boot.pid != pid:
+            self._forget(node.name)
+            boot = None
+        if boot is None and pid is not None:
+            self._boots[node.name] = _Boot(pid, read)
+        # One that has read something runs, and handles the signal rather than dying of it.
+        elif boot is not None and moved and read != boot.read:
+            with contextlib.suppress(OSError, ValueError):  # it is dying
+                if boot.kernel is None:
+                    boot.kernel = os.pidfd_open(faults.kernel_pid(boot.pid))
+                signal.pidfd_send_signal(boot.kernel, signal.SIGIO)
+
+    def _forget(self, name: str) -> None:
+        kernel = self._boots.pop(name).kernel
+        if kernel is not None:
+            os.close(kernel)
