@@ -1,15 +1,20 @@
-"""Wakes nodes up for packets that they have missed.
+"""Wakes nodes up for what they have missed: a packet, or the end of a timer.
 
 The host's tun driver sends SIGIO for a packet before it tells epoll: a node that looks at once, on
 another processor, finds nothing, and the packet lies there until something else comes. That was
 200 ms, TCP's probe, once or twice a second under load. So a moment after packets have moved, all
 nodes are signalled once more. (tun_net_xmit in the kernel's drivers/net/tun.c; sigio_handler in
 arch/um/kernel/irq.c.)
+
+A SIGALRM that comes while a node handles the one before is dropped where interrupts were off. It
+was the only one set: no timer of the node ends any more, and what sleeps sleeps for ever, until it
+is signalled. (unblock_signals in arch/um/os-Linux/signal.c.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -19,11 +24,12 @@ from typing import TYPE_CHECKING
 from lab import faults, network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lab.node import Node
 
 _SECONDS = 0.005
+_TICKS_TO_ALARM = 50
 
 
 @dataclass
@@ -53,17 +59,20 @@ class Wakeups:
 
     def _run(self) -> None:
         before: dict[str, tuple[int, int]] = {}
+        ticks = itertools.count()
         while not self._stopped.wait(_SECONDS):
+            alarm = [signal.SIGALRM] if next(ticks) % _TICKS_TO_ALARM == 0 else []
             nodes = {node.name: node for node in list(self._nodes.values())}
             for name in self._boots.keys() - nodes.keys():
                 self._forget(name)
             packets = network.packets() if nodes else {}
+            signals = [signal.SIGIO, *alarm] if packets != before else alarm
             for node in nodes.values():
                 taps = [packets[tap] for tap in network.taps(node.index) if tap in packets]
-                self._look(node, sum(sent for _, sent in taps), moved=packets != before)
+                self._look(node, sum(sent for _, sent in taps), signals)
             before = packets
 
-    def _look(self, node: Node, read: int, *, moved: bool) -> None:
+    def _look(self, node: Node, read: int, signals: Sequence[signal.Signals]) -> None:
         pid, boot = node.pid, self._boots.get(node.name)
         if boot is not None and boot.pid != pid:
             self._forget(node.name)
@@ -71,11 +80,12 @@ class Wakeups:
         if boot is None and pid is not None:
             self._boots[node.name] = _Boot(pid, read)
         # One that has read something runs, and handles the signal rather than dying of it.
-        elif boot is not None and moved and read != boot.read:
+        elif boot is not None and signals and read != boot.read:
             with contextlib.suppress(OSError, ValueError):  # it is dying
                 if boot.kernel is None:
                     boot.kernel = os.pidfd_open(faults.kernel_pid(boot.pid))
-                signal.pidfd_send_signal(boot.kernel, signal.SIGIO)
+                for number in signals:
+                    signal.pidfd_send_signal(boot.kernel, number)
 
     def _forget(self, name: str) -> None:
         kernel = self._boots.pop(name).kernel
