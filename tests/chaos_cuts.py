@@ -119,11 +119,11 @@ class Cuts:
     def _left(self, volume_ids: Sequence[str]) -> str:
         wanted: set[tuple[str, str]] = set()
         for volume_id in volume_ids:
-            for node in stored_volume(self._cluster, volume_id).nodes:
-                wanted |= {(node, f"vol-{volume_id}"), (node, f"meta-{volume_id}")}
+            for place in stored_volume(self._cluster, volume_id).nodes:
+                wanted |= {(place, f"vol-{volume_id}"), (place, f"meta-{volume_id}")}
         for cut in self._there:
             nodes = stored_snapshot(self._cluster, cut.id).nodes
-            wanted |= {(node, f"snap-{cut.id}") for node in nodes}
+            wanted |= {(place, f"snap-{cut.id}") for place in nodes}
         found: set[tuple[str, str]] = set()
         for name, node in self._cluster.nodes.items():
             lines = node.sh(

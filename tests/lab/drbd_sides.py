@@ -18,7 +18,8 @@ from tests.lab.stories.drbd import BACKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lab.node import GuestProcess, Node
+    from lab.guest_process import GuestProcess
+    from lab.node import Node
     from replication.record import Generations
     from replication.status import ResourceStatus
 

@@ -126,7 +126,7 @@ def test_a_text_of_any_length_and_content_can_be_an_error(tmp_path: Path, text: 
 )
 def test_what_is_no_message_is_an_invalid_argument(tmp_path: Path, raw: bytes) -> None:
     with driver(tmp_path, volume_answer) as channel:
-        call = channel.unary_unary("/csi.v1.Controller/CreateVolume")
+        call: Callable[[bytes], object] = channel.unary_unary("/csi.v1.Controller/CreateVolume")
         code, _ = refusal(call, raw)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -189,7 +189,7 @@ def test_no_secret_of_any_message_is_shown() -> None:
     checked = 0
     for descriptor in csi_pb2.DESCRIPTOR.message_types_by_name.values():
         for field in descriptor.fields:
-            if field.GetOptions().Extensions[csi_pb2.csi_secret]:
+            if field.GetOptions().Extensions[csi_pb2.csi_secret]:  # type: ignore[index]
                 message = getattr(csi_pb2, descriptor.name)()
                 getattr(message, field.name)["key"] = "correct horse"
                 assert "correct horse" not in json.dumps(loggable(message))

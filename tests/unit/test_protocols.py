@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc_tools
 import pytest
@@ -28,7 +29,7 @@ def compiled(proto: str, directory: Path) -> descriptor_pb2.FileDescriptorProto:
 
 def parts(file: descriptor_pb2.FileDescriptorProto) -> dict[str, str]:
     """Every part of a file under its name, so that a difference says where it is."""
-    named = [*file.message_type, *file.enum_type, *file.service, *file.extension]
+    named: list[Any] = [*file.message_type, *file.enum_type, *file.service, *file.extension]
     result = {part.name: str(part) for part in named}
     assert len(result) == len(named)
     file.options.ClearField("go_package")

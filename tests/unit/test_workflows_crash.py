@@ -21,7 +21,7 @@ from cluster.agents import Agents
 from cluster.errors import ClusterError, NoSpace, Unavailable
 from cluster.identifiers import Kind, key_of_name
 from cluster.memberships import Memberships
-from cluster.model import IoLimits, Source, SourceKind
+from cluster.model import IoLimits, Source, SourceKind, VolumeSpec
 from cluster.records import group_table, snapshot_table
 from cluster.sqlite_store import SqliteStore
 from cluster.store import Store
@@ -212,8 +212,8 @@ def publish(world: World) -> None:
     world.volumes.publish(volume.id, volume.nodes[0], False, "SINGLE_NODE_WRITER")
 
 
-def publish_new(world: World) -> None:
-    world.create()
+def publish_new(world: World, spec: VolumeSpec = THICK) -> None:
+    world.create(spec=spec)
     publish(world)
 
 
@@ -270,7 +270,7 @@ STORIES = {
     ),
     "unpublish a pair": Story(
         lambda world: world.volumes.unpublish(volume_id(world), ""),
-        lambda world: (world.create(spec=THIN_PAIR), publish(world)),
+        lambda world: publish_new(world, THIN_PAIR),
         was_unpublished_pair,
     ),
     "expand a pair": Story(

@@ -13,6 +13,7 @@ from host.errors import HostError
 from host.linear_device import ensure_linear, resize_linear
 from node_agent.arbiter import Assignment
 from node_agent.devices import Devices
+from node_agent.endless_io import EndlessIo
 from node_agent.holds import Holds
 from node_agent.logical_volumes import LogicalVolumes
 from node_agent.replica_side import ReplicaDevices, ReplicaSide
@@ -57,6 +58,7 @@ def _act(node: str, commands: Commands, assignment: Assignment, do: Do | None) -
         devices,
         _Nobody(),
         Holds(runner, Path("/sys/fs/cgroup")),
+        EndlessIo(),
         resync_bytes_per_second=100 << 20,
     )
     side.flush(assignment)
