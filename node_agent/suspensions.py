@@ -76,17 +76,25 @@ class Suspensions:
             yield suspension.cut
 
     def end(self, name: str) -> bool:
-        """Resume. Whether it held until now; False also for one that has ended before."""
+        """Resume. Whether it held until now; False also for one that has ended before.
+
+        When it returns, the volumes are free, also where it is its deadline that ends it just now.
+        """
         with self._mutex:
-            suspension = self._all.pop(name, None)
+            suspension = self._all.get(name)
         if suspension is None:
             return False
         with suspension.mutex:
+            if suspension.over:
+                return False
             suspension.over = True
             guard = suspension.guard
-            held = True if guard is None else self._cuts.holds.release(guard)
-            self._locks.release(suspension.volume_ids)
-        return held
+            try:
+                return True if guard is None else self._cuts.holds.release(guard)
+            finally:
+                self._locks.release(suspension.volume_ids)
+                with self._mutex:
+                    del self._all[name]
 
     def _expire(self, name: str) -> None:
         if name in self._all:
