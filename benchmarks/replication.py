@@ -23,6 +23,7 @@ _FAILOVER_SECONDS = 6.0
 # Of fio's jobs over the lab's network: by the scatter of shorter ones, forty of these pairs make a
 # ratio good to one or two hundredths.
 _JOB_SECONDS = 1.0
+_WAKEUP_SECONDS = 0.005
 _HAND = "/dev/drbd1"
 # What a person writes who follows the manual, with the settings that ours has; but for fencing:
 # nobody would let it go on, were the link lost in between.
@@ -55,7 +56,7 @@ cat /proc/drbd; exit 1
 @contextmanager
 def pair() -> Iterator[Orchestrator]:
     """Build it, and take it down again."""
-    with Lab() as lab:
+    with Lab(_WAKEUP_SECONDS) as lab:
         nodes = lab.add_nodes((ONE, TWO), disks=(8 << 30, 512 * MIB), memory=512 * MIB, udev=True)
         pools = (
             Pool(settings={"thin_size": "50%"}),

@@ -9,12 +9,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import network, sandbox
+from lab import network, sandbox, wakeups
 from lab.errors import LabError
 from lab.host_process import HostProcess
 from lab.node import ENVIRONMENT, MIB, Node, tail
 from lab.paths import FILES, PROJECT, SHARE
-from lab.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,10 +29,10 @@ class Lab:
     """The lab of this process; the first is made early, before other threads run.
 
     Use it with `with`, or end it with close(). When the process ends in any other way, all is
-    gone too.
+    gone too. `wakeup_seconds`: the longest that a packet lies in a node unnoticed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wakeup_seconds: float = wakeups.SECONDS) -> None:
         link_modules()
         compile_packages()
         sandbox.enter()
@@ -44,7 +43,7 @@ class Lab:
         self.nodes: dict[str, Node] = {}
         self.processes: list[HostProcess] = []
         self._lock = threading.Lock()
-        self._wakeups = Wakeups(self.nodes)
+        self._wakeups = wakeups.Wakeups(self.nodes, wakeup_seconds)
 
     def __enter__(self) -> Lab:
         return self

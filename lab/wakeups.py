@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from lab.node import Node
 
-_SECONDS = 0.005
-_TICKS_TO_ALARM = 50
+SECONDS = 0.02  # each look takes the lab's process 0.2 ms
+_TICKS_TO_ALARM = 12
 
 
 @dataclass
@@ -42,10 +42,11 @@ class _Boot:
 
 
 class Wakeups:
-    """A thread of the lab's process, from when it is made until `stop`."""
+    """A thread of the lab's process until `stop`; `seconds`: from look to look."""
 
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
+    def __init__(self, nodes: Mapping[str, Node], seconds: float) -> None:
         self._nodes = nodes
+        self._seconds = seconds
         self._boots: dict[str, _Boot] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lab-wakeups", daemon=True)
@@ -60,7 +61,7 @@ class Wakeups:
     def _run(self) -> None:
         before: dict[str, tuple[int, int]] = {}
         ticks = itertools.count()
-        while not self._stopped.wait(_SECONDS):
+        while not self._stopped.wait(self._seconds):
             alarm = [signal.SIGALRM] if next(ticks) % _TICKS_TO_ALARM == 0 else []
             nodes = {node.name: node for node in list(self._nodes.values())}
             for name in self._boots.keys() - nodes.keys():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.lab.replicated import Service
 
 PATIENCE = 90.0
+_BETWEEN = 1.0  # a command takes half a second of a processor
 _METRICS = """
 import urllib.request
 print(urllib.request.urlopen("http://127.0.0.1:9812/metrics", timeout=10).read().decode())
@@ -35,7 +36,7 @@ def insist(service: Service, *arguments: str) -> str:
             return xlss(service, *arguments)
         except LabError as error:
             assert time.monotonic() < until, (error, service.state())
-            time.sleep(0.5)
+            time.sleep(_BETWEEN)
 
 
 def words(service: Service) -> str:
@@ -48,7 +49,7 @@ def until_told(service: Service, pattern: str) -> re.Match[str]:
     until = time.monotonic() + PATIENCE
     while (found := re.search(pattern, told := words(service))) is None:
         assert time.monotonic() < until, (pattern, told, service.state())
-        time.sleep(0.5)
+        time.sleep(_BETWEEN)
     return found
 
 
@@ -63,7 +64,7 @@ def until_shown(service: Service, right: Callable[[dict[str, Any]], bool]) -> di
     until = time.monotonic() + PATIENCE
     while not right(found := shown(service)):
         assert time.monotonic() < until, (found, service.state())
-        time.sleep(0.5)
+        time.sleep(_BETWEEN)
     return found
 
 
