@@ -15,7 +15,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from host.errors import DeviceFailed, HostError, InUse, Missing
@@ -59,35 +58,29 @@ def block_size_of_number(number: str) -> int:
         raise Missing(f"there is no block device {number}") from error
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Requests of a device: ``reading`` and ``writing`` are not answered yet.
+def in_flight(number: str) -> tuple[int, int]:
+    """How many reads and writes of the device ``major:minor`` are not answered yet.
 
-    ``writes``: all that there were since boot, flushes and discards among them; kernels differ in
-    whether those under way count.
+    0 where the kernel does not count them (queue/iostats). Raises Missing.
     """
-
-    reading: int
-    writing: int
-    writes: int
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        return self.reading == self.writing == 0
+    try:
+        reads, writes = map(int, (_SYS / number / "inflight").read_text().split())
+    except FileNotFoundError as error:
+        raise Missing(f"there is no block device {number}") from error
+    return reads, writes
 
 
-def traffic(number: str) -> Traffic:
-    """Of the device ``major:minor``; 0 where the kernel does not count (queue/iostats).
+def writes(number: str) -> int:
+    """How many writes the device ``major:minor`` has had, flushes and discards among them.
 
-    Source: Documentation/block/stat.rst of the kernel. Raises Missing.
+    Kernels differ in whether those under way count. Source: Documentation/block/stat.rst of the
+    kernel. Raises Missing.
     """
     try:
         counts = [int(word) for word in (_SYS / number / "stat").read_text().split()]
-        reading, writing = map(int, (_SYS / number / "inflight").read_text().split())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {number}") from error
-    return Traffic(reading, writing, counts[4] + sum(counts[11:12] + counts[15:16]))
+    return counts[4] + sum(counts[11:12] + counts[15:16])
 
 
 def logical_block_size(path: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from host import block_device
@@ -44,21 +45,23 @@ class EndlessIo:
 
     def look(self, volume_id: str, device: str, disk: str) -> None:
         """``device``: number (``147:1000``) of DRBD's device; ``disk``: path of what it lies on."""
-        now = time.monotonic()
-        try:
-            traffic = block_device.traffic(device)
-            idle = block_device.traffic(block_device.number_of(disk)).idle
-        except Missing:
-            self.forget(volume_id)
-            return
+        with suppress(Missing):  # it is gone
+            _, writing = block_device.in_flight(device)
+            if writing:
+                look = _Look(time.monotonic(), writing, block_device.writes(device))
+                self._see(volume_id, look, disk)
+                return
+        self.forget(volume_id)
+
+    def _see(self, volume_id: str, look: _Look, disk: str) -> None:
         with self._mutex:
             since = self._since.get(volume_id)
-            same = since and (since.writing, since.writes) == (traffic.writing, traffic.writes)
-            if since is None or not same or not traffic.writing:
-                self._since[volume_id] = _Look(now, traffic.writing, traffic.writes)
+            if since is None or (since.writing, since.writes) != (look.writing, look.writes):
+                self._since[volume_id] = look
                 self._found.pop(volume_id, None)
-            elif now - since.at >= self._seconds:
-                self._found[volume_id] = _endless(now - since.at, idle)
+            elif look.at - since.at >= self._seconds:
+                idle = not any(block_device.in_flight(block_device.number_of(disk)))
+                self._found[volume_id] = _endless(look.at - since.at, idle)
 
     def forget(self, volume_id: str) -> None:
         """It is not served here, or it is known what holds it back."""

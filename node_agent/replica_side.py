@@ -286,7 +286,7 @@ class ReplicaSide:
         face = self._mapper.find(face_name(name))
         if status is None or status.frozen or face is None:
             return
-        if block_device.traffic(f"{DRBD_MAJOR}:{resource.minor}").idle:
+        if not any(block_device.in_flight(f"{DRBD_MAJOR}:{resource.minor}")):
             return
         now = time.monotonic()
         if now >= self._unending.get(name, now):
