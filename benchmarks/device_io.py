@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import Figure, at_least, median_ratio
+from benchmarks.figures import Figure, Target, at_least, median_ratio
 from benchmarks.site import GROUP, MIB, Site
 from lab.csi_client import block
 from lab.node import Node
@@ -55,14 +55,19 @@ def _compare(
     site: Site, pattern: Pattern, face: str, raw: str, rounds: int, seconds: float
 ) -> Figure:
     ours, theirs = rates(site.host, pattern, (face, raw), rounds, seconds)
-    return Figure(
-        "fio, face / raw LV",
-        pattern.name,
-        median_ratio(ours, theirs),
-        "",
-        at_least(0.97),
-        f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}",
-    )
+    return compared("fio, face / raw LV", pattern, ours, theirs, at_least(0.97))
+
+
+def compared(
+    group: str,
+    pattern: Pattern,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    target: Target | None = None,
+) -> Figure:
+    """The median of the rounds' ratios, and the medians that it comes from."""
+    basis = f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}"
+    return Figure(group, pattern.name, median_ratio(ours, theirs), "", target, basis)
 
 
 def rates(

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.device_io import PATTERNS, SIZE, Pattern, rates
+from benchmarks.device_io import PATTERNS, SIZE, Pattern, compared, rates
 from benchmarks.disk_failure import DISK
-from benchmarks.figures import Figure, at_least, at_most, mean_ratio, median_ratio
+from benchmarks.figures import Figure, at_least, at_most, mean_ratio
 from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.node import MIB, Node
@@ -116,9 +116,7 @@ def _compare(
     ]
     ours, *others = rates(node, pattern, (mine, raw, alone), max(1, rounds // 4), seconds)
     for name, rate in zip(("raw LV", "face without replica"), others, strict=True):
-        basis = f"{statistics.median(ours):.0f} / {statistics.median(rate):.0f} {pattern.unit}"
-        group = f"fio, replicated / {name}"
-        figures.append(Figure(group, pattern.name, median_ratio(ours, rate), "", None, basis))
+        figures.append(compared(f"fio, replicated / {name}", pattern, ours, rate))
     return figures
 
 

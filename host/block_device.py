@@ -90,19 +90,11 @@ def logical_block_size(path: str) -> int:
         return int(struct.unpack("I", answer)[0])
 
 
-def number_of(path: str) -> str:
-    """``major:minor`` of a device. Raises Missing."""
-    try:
-        number = Path(path).stat().st_rdev
-    except FileNotFoundError as error:
-        raise Missing(f"there is no block device {path}") from error
-    return f"{os.major(number)}:{os.minor(number)}"
-
-
 def holders_of(path: str) -> list[str]:
     """Kernel names (``dm-3``) of the devices that are stacked on this one. Raises Missing."""
     try:
-        holders = _SYS / number_of(path) / "holders"
+        number = Path(path).stat().st_rdev
+        holders = _SYS / f"{os.major(number)}:{os.minor(number)}" / "holders"
         return sorted(entry.name for entry in holders.iterdir())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {path}") from error

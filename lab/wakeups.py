@@ -63,7 +63,7 @@ class Wakeups:
         ticks = itertools.count()
         while not self._stopped.wait(self._seconds):
             alarm = [signal.SIGALRM] if next(ticks) % _TICKS_TO_ALARM == 0 else []
-            nodes = {node.name: node for node in list(self._nodes.values())}
+            nodes = dict(self._nodes)
             for name in self._boots.keys() - nodes.keys():
                 self._forget(name)
             packets = network.packets() if nodes else {}

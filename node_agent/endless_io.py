@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from host import block_device
+from host.device_mapper import device_number, major_minor
 from host.errors import Missing
 
 # DRBD gives a peer that is connected and does not answer 6.3 s (ko-count).
@@ -60,7 +61,7 @@ class EndlessIo:
                 self._since[volume_id] = look
                 self._found.pop(volume_id, None)
             elif look.at - since.at >= self._seconds:
-                idle = not any(block_device.in_flight(block_device.number_of(disk)))
+                idle = not any(block_device.in_flight(major_minor(device_number(disk))))
                 self._found[volume_id] = _endless(look.at - since.at, idle)
 
     def forget(self, volume_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ class Kernel:
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     found = Kernel(tmp_path)
     monkeypatch.setattr(block_device, "_SYS", tmp_path)
-    monkeypatch.setattr(block_device, "number_of", lambda path: DISK)
+    monkeypatch.setattr("node_agent.endless_io.device_number", lambda path: os.makedev(253, 7))
     monkeypatch.setattr("node_agent.endless_io.time.monotonic", lambda: found.now)
     return found
 
