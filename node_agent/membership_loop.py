@@ -238,8 +238,11 @@ class MembershipLoop:
     def _take(self, present: Mapping[str, Assignment] | None) -> None:
         """Under the lock. Those volumes whose assignment is new are due."""
         now = time.monotonic()
+        known = set(self._memory)
         if (present is None) != (self._present is None):
-            self._due.update(dict.fromkeys(self._memory, now))
+            self._due.update(dict.fromkeys(known, now))
+            # Some may have been withdrawn while this agent was not running.
+            known |= self._notes.volumes()
         self._present = present
         for volume_id, assignment in (present or {}).items():
             memory = self._memory.get(volume_id)
@@ -249,9 +252,8 @@ class MembershipLoop:
                 continue
             self._due[volume_id] = now
         if present is not None:
-            gone = self._memory.keys() - present.keys() - self._busy
-            for volume_id in gone:
-                del self._memory[volume_id]
+            for volume_id in known - present.keys() - self._busy:
+                self._memory.pop(volume_id, None)
                 self._due.pop(volume_id, None)
                 self._pool.submit(self._forget, volume_id)
 

@@ -39,6 +39,11 @@ class NoteBook:
             except (ValueError, RecursionError, DataLoss) as error:
                 self._damaged[volume_id] = f"{path}: {error}"
 
+    def volumes(self) -> set[str]:
+        """Of which there are notes, also damaged ones."""
+        with self._mutex:
+            return self._notes.keys() | self._damaged.keys()
+
     def of(self, volume_id: str) -> Notes:
         """What is noted; empty where nothing was. Raises DataLoss where it cannot be understood.
 

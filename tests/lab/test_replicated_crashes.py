@@ -255,6 +255,7 @@ class Scene:
         life = Life(self.cluster, self.assassin, roles, KINDS[kind], f"life-{self.lives}")
         taken: dict[str, dict[str, int]] = {role: {} for role in roles}
         doing = ""
+        before = self.left()
         try:
             for doing in OPERATIONS:
                 for role, count in _run(life, doing, steps.get(doing, 0), when).items():
@@ -266,21 +267,16 @@ class Scene:
         told = f"seed {SEED}, {when} {steps}, died: {life.deaths}"
         sys.stdout.write(f"{told}\n")
         until = time.monotonic() + LEAVING_SECONDS
-        while (left := self.left()) != self.empty:
-            differing = [
-                (key, left[key], was) for key, was in self.empty.items() if left[key] != was
-            ]
+        while (left := self.left()) != before:
+            differing = [(key, left[key], was) for key, was in before.items() if left[key] != was]
             assert time.monotonic() < until, f"{told}, left: {differing}"
             time.sleep(1.0)
         return taken
-
-    empty: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def scene(lab: Lab) -> Iterator[Scene]:
     scene = Scene(lab)
-    scene.empty = scene.left()
     yield scene
     scene.close()
 

@@ -322,6 +322,23 @@ def test_notes_go_with_the_replica_and_not_with_the_assignment(
     assert (world.notes.of("v") == Notes()) is not present
 
 
+def test_notes_of_what_was_withdrawn_while_the_agent_was_down_go_as_well(
+    make: Callable[..., World],
+) -> None:
+    """The node that notes an assignment and dies before it has a replica keeps no orphan."""
+    world = make("other")
+    world.side.present = False
+    world.notes.keep("v", Notes(RECORD))
+    world.arbiter.lost = True
+    world.loop.start(world.arbiter)
+    world.until(lambda: world.arbiter.changed)
+    assert world.notes.of("v") == Notes(RECORD)
+
+    world.arbiter.lost = False
+    world.arbiter.changed()
+    world.until(lambda: world.notes.of("v") == Notes())
+
+
 @pytest.mark.parametrize("peer", [Connection.CONNECTING, Connection.STANDALONE, None])
 def test_who_misses_its_peer_for_long_begins_anew(
     make: Callable[..., World], peer: Connection | None

@@ -33,6 +33,7 @@ def test_a_damaged_note_is_not_an_empty_one(tmp_path: Path, content: str) -> Non
     with pytest.raises(DataLoss, match="vol-1"):
         book.of("vol-1")
     book.keep("vol-2", NOTES)
+    assert book.volumes() == {"vol-1", "vol-2"}
 
     book.keep("vol-1", NOTES)
     assert book.of("vol-1") == NOTES
