@@ -11,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -144,6 +145,20 @@ class Deployment:
         code = self._controller.wait(timeout=30)
         self._controller = None
         return code
+
+    @contextmanager
+    def controller_with(self, lines: str) -> Iterator[None]:
+        """The controller is started anew with further lines of TOML; afterwards without them."""
+        before = self.config.read_text()
+        self.stop_controller()
+        self.config.write_text(f"{lines}\n{before}")
+        try:
+            self.start_controller()
+            yield
+        finally:
+            self.stop_controller()
+            self.config.write_text(before)
+            self.start_controller()
 
     def controller_ended(self) -> bool:
         return self._controller is None or not self._controller.alive

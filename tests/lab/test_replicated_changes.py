@@ -138,25 +138,23 @@ def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(
     service: Service,
 ) -> None:
     cluster = service.cluster
-    cluster.stop_controller()
-    cluster.config.write_text(f"repair_after_seconds = 5\n{cluster.config.read_text()}")
-    cluster.start_controller()
-    writer = service.start(ONE)
-    writer.wait_for(50)
-    service.power_off(TWO)
-    service.until("replaced", lambda: set(nodes(service)) == {ONE, OTHER})
-    writer.wait_for(50)
-    until_two_in_sync(service)
-    service.power_on(TWO)
-    volume_id = service.id
-    cluster.stop_controller()
-    cluster.start_controller()
-    service.until(
-        "removed from the node that is back",
-        lambda: volume_id not in service.node(TWO).sh("lvs --noheadings -o lv_name").text,
-    )
-    writer.wait_for(50)
-    check_on_all(service)
+    with cluster.controller_with("repair_after_seconds = 5"):
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        service.power_off(TWO)
+        service.until("replaced", lambda: set(nodes(service)) == {ONE, OTHER})
+        writer.wait_for(50)
+        until_two_in_sync(service)
+        service.power_on(TWO)
+        volume_id = service.id
+        cluster.stop_controller()
+        cluster.start_controller()
+        service.until(
+            "removed from the node that is back",
+            lambda: volume_id not in service.node(TWO).sh("lvs --noheadings -o lv_name").text,
+        )
+        writer.wait_for(50)
+        check_on_all(service)
 
 
 @pytest.mark.parametrize("victim", ["agent", "controller"])
