@@ -50,6 +50,7 @@ class _Node:
     replication_trouble: str = ""
     asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
     hangs: bool = False  # being asked for so long that it is no use to wait for the answer
+    doubted: bool = False  # a call to it has failed since it was last asked
 
     def asked_at(self, whole: bool) -> int:
         return self.whole_ticket if whole else self.ticket
@@ -205,13 +206,18 @@ class PoolLedger:
             return tuple(self._views(_NOTHING))
 
     def troubled(self) -> tuple[str, ...]:
-        """The nodes that did not answer when they were last asked."""
+        """The nodes that did not answer when they were last asked, or are in doubt since."""
         with self._changed:
             return tuple(
                 name
                 for name, node in self._nodes.items()
-                if node.trouble and (node.ticket or node.hangs)
+                if node.doubted or (node.trouble and (node.ticket or node.hangs))
             )
+
+    def doubt(self, node: str) -> None:
+        """A call to it failed. It is given volumes as before, but is to be asked how it is."""
+        with self._changed:
+            self._nodes[node].doubted = True
 
     def capacity(self, spec: VolumeSpec, segments: Segments | None) -> tuple[int, int, int]:
         """Bytes available in all, the largest and the smallest size of one volume.
@@ -367,7 +373,7 @@ class PoolLedger:
         if isinstance(answer, ClusterError):
             node.trouble = f"agent unreachable ({answer})"
             return
-        node.trouble = ""
+        node.trouble, node.doubted = "", False
         for pool in answer:
             self._apply(name, pool, ticket)
         reported = {pool.name for pool in answer}

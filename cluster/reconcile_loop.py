@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 class ReconcileLoop:
     """Runs a reconciler every ``interval_seconds``, and when it is woken, in a thread of its own.
 
-    Nodes that do not answer are asked for their pools every ``retry_seconds``, so that a node that
-    comes back is soon given volumes again. ``on_result`` gets what each run found.
+    Nodes that do not answer are asked for their pools every ``retry_seconds``. One that comes back
+    is so soon given volumes again, and what it missed is made good by a run. ``on_result`` gets
+    what each run found.
     """
 
     def __init__(
@@ -62,8 +63,13 @@ class ReconcileLoop:
         while not self._stopped:
             next_run = time.monotonic() + self._interval_seconds
             self._safely(self._run)
-            while not self._wait(next_run):
-                self._safely(lambda: self._pools.refresh(self._pools.troubled()))
+            while not self._wait(next_run) and not self._somebody_is_back():
+                pass
+
+    def _somebody_is_back(self) -> bool:
+        before = self._pools.troubled()
+        self._safely(lambda: self._pools.refresh(before))
+        return not set(before) <= set(self._pools.troubled())
 
     def _run(self) -> None:
         self._on_result(self._reconciler.run_once())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from cluster.agents import Agents, ask_all
@@ -11,6 +12,8 @@ from cluster.model import Phase, Volume
 from cluster.records import Entry, volume_table
 from cluster.replicas import ReplicaRecords
 from cluster.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 class VolumeRemover:
@@ -74,6 +77,9 @@ class VolumeRemover:
         left = tuple(failures)
         if entry.item.nodes or entry.item.leftovers != left:
             self._volumes.update(entry, nodes=(), leftovers=left)
+            _log.warning(
+                "volume %s is not removed everywhere yet: %s", entry.item.id, _texts(failures)
+            )
         for error in failures.values():
             if not isinstance(error, Unavailable):
                 raise error

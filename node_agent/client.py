@@ -8,7 +8,7 @@ what the agent knows or from one LVM report.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -21,6 +21,7 @@ from node_agent.interceptors import Observe, ObservedChannel
 from node_agent.rpc import node_agent_pb2 as pb
 from node_agent.rpc import node_agent_pb2_grpc as pb_grpc
 
+_SILENCE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _READ_SECONDS = 10.0
 _INVENTORY_SECONDS = 30.0
 
@@ -123,10 +124,24 @@ class GrpcAgents:
 
         ``call_seconds`` is the deadline of calls that change something. Nothing is connected yet.
         """
+        self._silent: Callable[[str], None] = lambda node: None
         self._nodes = {
-            name: _Node(name, address, tls_directory, call_seconds, observe)
+            name: _Node(name, address, tls_directory, call_seconds, self._observer(name, observe))
             for name, address in nodes.items()
         }
+
+    def tell_of_silence(self, silent: Callable[[str], None]) -> None:
+        """``silent`` gets the node of each call that fails as Unavailable, also by its deadline."""
+        self._silent = silent
+
+    def _observer(self, node: str, observe: Observe | None) -> Observe:
+        def seen(method: str, code: str, seconds: float) -> None:
+            if observe is not None:
+                observe(method, code, seconds)
+            if code in _SILENCE:
+                self._silent(node)
+
+        return seen
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._nodes)
@@ -147,7 +162,7 @@ class _Node:
     """The channel to one node, made at first use and anew when our certificate was renewed."""
 
     def __init__(
-        self, name: str, address: str, directory: Path, seconds: float, observe: Observe | None
+        self, name: str, address: str, directory: Path, seconds: float, observe: Observe
     ) -> None:
         self._name = name
         self._address = address
@@ -167,12 +182,11 @@ class _Node:
                 raise Unavailable(f"node {self._name}: the connection was closed")
             version = tls.version(self._directory) if encrypted else ()
             if self._agent is None or version != self._version:
-                options = {} if self._observe is None else {"observe": self._observe}
                 channel = ObservedChannel(
                     self._connect(encrypted),
                     f"node {self._name}",
                     deadline=self._seconds,
-                    **options,
+                    observe=self._observe,
                 )
                 # The former channel is closed when its last call has ended and let go of it.
                 self._channel, self._version = channel, version

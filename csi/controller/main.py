@@ -76,6 +76,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
         observe=metrics.observe_made,
     )
     pools = PoolLedger(agents, domain_key=config.failure_domain)
+    agents.tell_of_silence(pools.doubt)
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
     changes = parts = repair = None

@@ -355,6 +355,16 @@ def test_an_answer_that_cannot_be_sent_is_an_error_of_the_driver(tmp_path: Path)
     assert code is grpc.StatusCode.INTERNAL
 
 
+def test_of_a_node_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    agents = GrpcAgents({"n1": f"unix:{tmp_path}/nobody.sock"}, tmp_path, call_seconds=30)
+    silent: list[str] = []
+    agents.tell_of_silence(silent.append)
+    with pytest.raises(errors.Unavailable, match="n1"):
+        agents.agent("n1").inventory()
+    assert silent == ["n1"]
+    agents.close()
+
+
 def test_after_the_end_nobody_connects_anew(tmp_path: Path) -> None:
     """A run that compares all nodes would else hold up the end for many deadlines."""
     agents = GrpcAgents({"n1": f"unix:{tmp_path}/nobody.sock"}, tmp_path, call_seconds=30)

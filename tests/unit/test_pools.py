@@ -109,6 +109,16 @@ def test_a_node_that_does_not_answer_is_no_reason_to_refuse_the_others() -> None
     assert ledger.troubled() == ()
 
 
+def test_a_node_in_doubt_is_given_volumes_and_asked_how_it_is() -> None:
+    ledger = PoolLedger(FakeAgents(node("n1")))
+    ledger.refresh()
+    ledger.doubt("n1")
+    assert ledger.troubled() == ("n1",)
+    assert reserve(ledger, request("v1")).node == "n1"
+    ledger.refresh(ledger.troubled())
+    assert ledger.troubled() == ()
+
+
 def test_a_size_that_no_pool_could_ever_have() -> None:
     agents = FakeAgents(node("n1", 4 * GIB), node("n2", 2 * GIB))
     ledger = PoolLedger(agents)
