@@ -13,15 +13,15 @@ export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 BIN := .venv/bin
 PACKAGES := cli csi recovery node_agent replication host cluster
 SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
-# Lab nodes are processes with their own memory, and tests of faults wait a lot: five at work suit
+# Lab nodes are processes with their own memory, and tests of faults wait a lot: four at work suit
 # two cores and 8 GiB.
-WORKERS ?= 5
+WORKERS ?= 4
 # Of `make chaos`. (SECONDS is a variable of bash as well, but not one that it exports.)
 SECONDS ?= 1200
 SEED ?= random
 VOLUMES ?= 3
 PYTEST := $(BIN)/python -m pytest
-# A file to a worker (tests/conftest.py), in their order: the long ones in the lab come first.
+# A file to a worker, and the long ones first (tests/conftest.py).
 PARALLEL := -n $(WORKERS) --no-loadscope-reorder
 
 .PHONY: help demo test unit lab sanity bench chaos lint format generate wheel clean distclean

@@ -108,7 +108,7 @@ class ChangingWorld(World):
             self.pools,
             self.locks,
             self.decider_of(self.seeing),  # type: ignore[operator]
-            patience_seconds=0.3,
+            patience_seconds=2.0,
         )
         self.repair = RepairLoop(
             self.base,
