@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from lab.node import Node
 
-SECONDS = 0.02  # each look takes the lab's process 0.2 ms
-_TICKS_TO_ALARM = 12
+SECONDS = 0.05  # each look takes the lab's process 0.2 ms
+_ALARM_SECONDS = 0.25
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Wakeups:
     def __init__(self, nodes: Mapping[str, Node], seconds: float) -> None:
         self._nodes = nodes
         self._seconds = seconds
+        self._looks_to_alarm = round(_ALARM_SECONDS / seconds)
         self._boots: dict[str, _Boot] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lab-wakeups", daemon=True)
@@ -60,9 +61,9 @@ class Wakeups:
 
     def _run(self) -> None:
         before: dict[str, tuple[int, int]] = {}
-        ticks = itertools.count()
+        looks = itertools.count()
         while not self._stopped.wait(self._seconds):
-            alarm = [signal.SIGALRM] if next(ticks) % _TICKS_TO_ALARM == 0 else []
+            alarm = [signal.SIGALRM] if next(looks) % self._looks_to_alarm == 0 else []
             nodes = dict(self._nodes)
             for name in self._boots.keys() - nodes.keys():
                 self._forget(name)
