@@ -50,7 +50,7 @@ class _Node:
     replication_trouble: str = ""
     asked: Future[None] | None = None  # while it is being asked, by one thread for everybody
     hangs: bool = False  # being asked for so long that it is no use to wait for the answer
-    doubted: bool = False  # a call to it has failed since it was last asked
+    doubted: int = 0  # ticket of the last call to it that failed
 
     def asked_at(self, whole: bool) -> int:
         return self.whole_ticket if whole else self.ticket
@@ -211,13 +211,13 @@ class PoolLedger:
             return tuple(
                 name
                 for name, node in self._nodes.items()
-                if node.doubted or (node.trouble and (node.ticket or node.hangs))
+                if node.doubted > node.ticket or (node.trouble and (node.ticket or node.hangs))
             )
 
     def doubt(self, node: str) -> None:
         """A call to it failed. It is given volumes as before, but is to be asked how it is."""
         with self._changed:
-            self._nodes[node].doubted = True
+            self._nodes[node].doubted = self.ticket()
 
     def capacity(self, spec: VolumeSpec, segments: Segments | None) -> tuple[int, int, int]:
         """Bytes available in all, the largest and the smallest size of one volume.
@@ -373,7 +373,7 @@ class PoolLedger:
         if isinstance(answer, ClusterError):
             node.trouble = f"agent unreachable ({answer})"
             return
-        node.trouble, node.doubted = "", False
+        node.trouble = ""
         for pool in answer:
             self._apply(name, pool, ticket)
         reported = {pool.name for pool in answer}

@@ -110,10 +110,13 @@ def test_a_node_that_does_not_answer_is_no_reason_to_refuse_the_others() -> None
 
 
 def test_a_node_in_doubt_is_given_volumes_and_asked_how_it_is() -> None:
-    ledger = PoolLedger(FakeAgents(node("n1")))
+    agents = FakeAgents(node("n1"))
+    ledger = PoolLedger(agents)
     ledger.refresh()
+    asked_before = ledger.ticket()
     ledger.doubt("n1")
-    assert ledger.troubled() == ("n1",)
+    ledger.observe("n1", agents.agent("n1").inventory(), asked_before)
+    assert ledger.troubled() == ("n1",), "what it was asked before the call failed tells nothing"
     assert reserve(ledger, request("v1")).node == "n1"
     ledger.refresh(ledger.troubled())
     assert ledger.troubled() == ()
