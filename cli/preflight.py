@@ -7,13 +7,15 @@ import os
 import typer
 
 from cli.output import Output, OutputOption, console, print_json, print_table
+from host import preflight as of_volumes
 from host.command import Runner
-from host.preflight import look
+from replication import preflight as of_replicas
 
 
 def preflight(output: OutputOption = Output.TABLE) -> None:
     """What this machine can do as a storage node. Changes nothing."""
-    found = list(look(Runner()))
+    runner = Runner()
+    found = [*of_volumes.look(runner), *of_replicas.look(runner)]
     if output is Output.JSON:
         print_json(found)
     else:

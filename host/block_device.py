@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from host.device_mapper import major_minor
 from host.errors import DeviceFailed, HostError, InUse, Missing
 
 _BLKGETSIZE64 = 0x80081272
@@ -94,7 +95,7 @@ def holders_of(path: str) -> list[str]:
     """Kernel names (``dm-3``) of the devices that are stacked on this one. Raises Missing."""
     try:
         number = Path(path).stat().st_rdev
-        holders = _SYS / f"{os.major(number)}:{os.minor(number)}" / "holders"
+        holders = _SYS / major_minor(number) / "holders"
         return sorted(entry.name for entry in holders.iterdir())
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {path}") from error

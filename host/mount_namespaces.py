@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from host.device_mapper import major_minor
 from host.mount_table import Mount, parse
 
 # File systems that answer from memory, whatever becomes of a disk, and hold device nodes.
@@ -32,7 +33,7 @@ class Stack:
 
     @cached_property
     def texts(self) -> frozenset[str]:
-        return frozenset(f"{os.major(n)}:{os.minor(n)}" for n in self.numbers)
+        return frozenset(major_minor(number) for number in self.numbers)
 
     @cached_property
     def _nodes(self) -> frozenset[str]:

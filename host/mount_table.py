@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from host.device_mapper import major_minor
+
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -42,7 +44,7 @@ def mounts_at(path: str) -> list[Mount]:
 
 def mounts_of(device_number: int) -> list[Mount]:
     """All mounts of the file system on this block device."""
-    number = f"{os.major(device_number)}:{os.minor(device_number)}"
+    number = major_minor(device_number)
     exact = b" " + number.encode() + b" "
 
     def same(mount: Mount) -> bool:

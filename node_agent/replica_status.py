@@ -145,7 +145,7 @@ class ReplicaStatuses:
             peer_disk=peer.disk.value if peer is not None else DiskState.DUNKNOWN.value,
             connection=_connection(found),
             activity=activity,
-            frozen=endless.words if endless else _frozen(found),
+            frozen=_frozen(found) or (endless.words if endless else ""),
             out_of_sync_bytes=(peer.out_of_sync_bytes or 0) if peer is not None else 0,
             resync_total_bytes=total,
             resync_done_bytes=done,

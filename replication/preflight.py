@@ -12,10 +12,10 @@ from host.preflight import Finding
 from replication.model import Dialect
 
 _USE = "replication"
+_FLUSHES = "safety from flushes that DRBD 8.4 forgets"
 _DEADLINE_SECONDS = 10.0
 _PROGRAMS = ("drbdadm", "drbdsetup", "drbdmeta")
 _VERSION = re.compile(r"version:\s*(\d+)\.(\d+)(\S*)")
-_DRBD_MAJOR = 147
 # What Linux calls its own helpers by where user-mode helpers are confined or switched off
 # (CONFIG_STATIC_USERMODEHELPER): then the module's parameter has no effect.
 _STATIC_HELPER = "CONFIG_STATIC_USERMODEHELPER=y"
@@ -29,19 +29,13 @@ def dialect_of(version: str) -> Dialect | None:
 
 
 def look(runner: Runner, root: Path = Path("/")) -> Iterator[Finding]:
-    """What a replica needs of its machine: replication is refused unless all is found."""
+    """What a replica needs of its machine, and what makes it safer."""
     for program in _PROGRAMS:
         yield _program(root, program)
     yield _module(runner, root)
     yield _helper(root)
     yield _service(root)
-
-
-def foreign_minors(ours: frozenset[int], root: Path = Path("/")) -> frozenset[int]:
-    """Minors that are configured on this machine and are not ours: not to be given to a volume."""
-    devices = (root / "sys/block").glob("drbd*/dev")
-    numbers = (device.read_text().strip().split(":") for device in devices)
-    return frozenset(int(minor) for major, minor in numbers if int(major) == _DRBD_MAJOR) - ours
+    yield _write_caches(root)
 
 
 def _program(root: Path, program: str) -> Finding:
@@ -110,3 +104,16 @@ def _service(root: Path) -> Finding:
         words = "enabled: it would bring volumes up at boot; systemctl mask drbd.service"
         return Finding(subject, False, words, _USE)
     return Finding(subject, True, "not enabled", _USE)
+
+
+def _write_caches(root: Path) -> Finding:
+    """DRBD 8.4 forgets a flush that is under way when it freezes; without a cache there is none."""
+    disks = sorted(
+        cache.parent.parent.name
+        for cache in (root / "sys/block").glob("*/queue/write_cache")
+        if cache.read_text().strip() == "write back" and (cache.parent.parent / "device").exists()
+    )
+    words = "none is volatile"
+    if disks:
+        words = f"volatile: {', '.join(disks)}: switch off those with power-loss protection"
+    return Finding("write caches", not disks, words, _FLUSHES)

@@ -38,9 +38,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return ByLabNodes(config, log)
 
 
+def on_nodes_for_replicas(item: pytest.Item) -> bool:
+    """Whether a test uses the three nodes that the tests of replicated volumes share."""
+    return "group" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no worker is left with one: those on three nodes for replicas."""
-    items.sort(key=lambda item: "group" not in getattr(item, "fixturenames", ()))
+    """Long files first, so that no worker is left with one: those of replicated volumes."""
+    items.sort(key=lambda item: not on_nodes_for_replicas(item))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from host import block_device, mount_table, signature
 from host.command import Runner
+from host.device_mapper import major_minor
 from host.errors import InUse, NotBlank, Refused
 from host.lvm.config import GroupDirectory
 from host.lvm.failures import failure
@@ -173,7 +174,7 @@ def _disk(name: str) -> str | None:
 
 
 def _partitions(number: int) -> list[str]:
-    entry = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    entry = Path("/sys/dev/block", major_minor(number))
     return sorted(part.parent.name for part in entry.glob("*/partition"))
 
 

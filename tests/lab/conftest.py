@@ -16,6 +16,7 @@ import pytest
 from lab.deployment import Pool
 from lab.lab import Lab
 from lab.node import MIB
+from tests.conftest import on_nodes_for_replicas
 from tests.lab.replicated import Group, Service
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def kept(lab: Lab) -> Iterator[Kept]:
 def names_are_free(request: pytest.FixtureRequest) -> None:
     """A module without `group` gives its nodes whatever names it likes."""
     tests = (item for item in request.session.items if item.path == request.path)
-    if not any("group" in getattr(test, "fixturenames", ()) for test in tests):
+    if not any(on_nodes_for_replicas(test) for test in tests):
         request.getfixturevalue("kept").close()
 
 

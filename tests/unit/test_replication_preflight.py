@@ -79,7 +79,11 @@ def test_versions_and_dialects(version: str, dialect: str | None) -> None:
     assert preflight.dialect_of(version) == dialect
 
 
-def test_minors_of_others(root: Path) -> None:
-    put(root, "sys/block/drbd1/dev", "147:1\n")
-    put(root, "sys/block/drbd7/dev", "147:7\n")
-    assert preflight.foreign_minors(frozenset({7}), root) == {1}
+def test_disks_with_volatile_caches_are_said(root: Path) -> None:
+    for disk, cache in (("sda", "write back"), ("nvme0n1", "write through")):
+        put(root, f"sys/block/{disk}/queue/write_cache", f"{cache}\n")
+        put(root, f"sys/block/{disk}/device/model", "a disk\n")
+    put(root, "sys/block/dm-0/queue/write_cache", "write back\n")  # lies on one of them
+    finding = look(root)["write caches"]
+    assert not finding.found
+    assert finding.detail.startswith("volatile: sda: ")
