@@ -163,7 +163,7 @@ class Arbiter:
         volume_id: str,
         rule: Callable[[Held, Mapping[str, Statement]], arbiter_rules.Answer],
     ) -> arbiter_rules.Answer:
-        """Write what a rule makes of the record and of what its nodes have stated.
+        """Write what a rule makes of the record and of what its nodes that are there have stated.
 
         Raises NotFound, Unavailable and Conflict: then the outcome is unknown.
         """
@@ -184,8 +184,10 @@ class Arbiter:
         raise Conflict(f"the membership of volume {volume_id} changes all the time: repeat")
 
     def statements(self, volume_id: str) -> Mapping[str, Statement]:
-        """What its nodes have told last, by node."""
-        return self.followed.statements(volume_id)
+        """What its nodes have told last, by node; without those that are silent now."""
+        silent = self.followed.silent()
+        stated = self.followed.statements(volume_id)
+        return {node: one for node, one in stated.items() if node not in silent}
 
     # Deciding
 

@@ -51,7 +51,7 @@ class Asking:
         self._patience_seconds = patience_seconds
 
     def statements(self, volume_id: str) -> Mapping[str, Statement]:
-        """What its nodes have told last, by node."""
+        """What its nodes have told last, by node; without those that are silent."""
         return self._decider.statements(volume_id)
 
     def update(self, node: str, volume: Volume) -> None:

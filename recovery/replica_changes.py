@@ -322,8 +322,19 @@ class ReplicaChanges:
         if len(record.replicas) > 1:
             keeper = self._keeper(volume, record)
             leaving = next(node for node in record.replicas if node != keeper)
+            self._require_there(volume, keeper)
             entry = self._give_up(entry, leaving, keeper)
         return self._collapse(entry)
+
+    def _require_there(self, volume: Volume, keeper: str) -> None:
+        """What it has stated tells only what it had: the other one may be all that is left."""
+        try:
+            self._agents.agent(keeper).get_volume(volume.id)
+        except ClusterError as error:
+            raise Unavailable(
+                f"{keeper}, which would keep volume {volume.id}, does not have it now: {error};"
+                " nothing is given up before it is back, or the volume is served elsewhere"
+            ) from error
 
     def _keeper(self, volume: Volume, record: Membership) -> str:
         used = [record.primary, *(publication.node for publication in volume.published)]
@@ -333,12 +344,9 @@ class ReplicaChanges:
         if not record.members:
             raise Refused(f"volume {volume.id} has no complete replica: a person has to decide")
         stated = self._asking.statements(volume.id)
-        whole = [
-            node
-            for node in record.members
-            if node in stated and stated[node].view.disk is Disk.UP_TO_DATE
-        ]
-        return (whole or list(record.members))[0]
+        there = [node for node in record.members if node in stated]
+        whole = [node for node in there if stated[node].view.disk is Disk.UP_TO_DATE]
+        return (whole or there or list(record.members))[0]
 
     def _move(
         self, entry: Entry[Volume], record: Membership, from_node: str, to_node: str

@@ -118,6 +118,33 @@ def test_two_stay_two_while_the_one_that_would_remain_is_not_complete(
     world.check_settled()
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_dead_node_said_last_keeps_nothing(
+    world: ChangingWorld, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """The other replica may be all that is left; ``told``: the silence has been noticed."""
+    volume = pair(world)
+    published(world, "n1")
+    world.eyes.look()
+    world.nodes.nodes["n1"].down = True
+    if told:
+        followed = type(world.eyes.arbiter.followed)
+        monkeypatch.setattr(followed, "silent", lambda _: frozenset({"n1"}))
+    with pytest.raises(Unavailable, match="n1, which would keep"):
+        world.changes.set_replicas(volume.id, 1)
+    with pytest.raises(Unavailable, match="n1, which would keep"):
+        world.changes.mend(volume.id)
+    assert set(world.membership().members) == {"n1", "n2"}
+    assert volume.id in world.nodes.nodes["n2"].volumes
+    world.volumes.unpublish(volume.id, "n1")
+    if told:
+        assert world.changes.set_replicas(volume.id, 1).nodes == ("n2",)
+        assert world.now().leftovers == ("n1",)
+    world.nodes.nodes["n1"].down = False
+    world.reconciler.run_once()
+    world.reconciler.run_once()
+
+
 def test_a_replica_moves(world: ChangingWorld) -> None:
     volume = pair(world)
     published(world, "n1")
