@@ -19,10 +19,11 @@ from contextlib import contextmanager, suppress
 
 from cluster.agents import Agents
 from cluster.cutting import Cutter
-from cluster.errors import Conflict, NotFound, Refused, Unavailable
+from cluster.errors import Conflict, NotFound, OutOfRange, Refused, Unavailable
 from cluster.identifiers import Kind, key_of_id, new_id
 from cluster.locks import ObjectLocks
 from cluster.model import Phase, Snapshot, SourceKind, Volume
+from cluster.placement import in_words
 from cluster.records import Entry, snapshot_table, volume_table
 from cluster.snapshots import SnapshotRemover
 from cluster.store import Store
@@ -72,6 +73,11 @@ class CloneCuts:
         volume = self._volumes.ready(source.id).item
         with self.kept(entry.item), self._cutter.locked((volume,)):
             volume = self._volumes.ready(source.id).item  # as it is now that it is locked
+            if 0 < entry.item.limit_bytes < volume.size_bytes:
+                raise OutOfRange(
+                    f"volume {volume.id} has grown to {in_words(volume.size_bytes)}: its clone may"
+                    f" have {in_words(entry.item.limit_bytes)} at the most"
+                )
             if volume.size_bytes > entry.item.size_bytes:
                 entry = self._volumes.update(entry, size_bytes=volume.size_bytes)
             cut = Snapshot(

@@ -61,8 +61,10 @@ class Cutter:
         """Cut them all on all their nodes, at one instant; by identifier, the smallest of each.
 
         The caller holds ``locked``. Raises Unavailable when the cuts may be of several instants:
-        then they are to be removed and cut anew.
+        then they are to be removed and cut anew; and Refused when they would be.
         """
+        if len(wanted) > 1:
+            self._require_faces(wanted)
         before = {cut.volume_id: self._epoch(cut) for cut in wanted}
         by_node: dict[str, list[Snapshot]] = {}
         for snapshot in wanted:
@@ -129,6 +131,22 @@ class Cutter:
                 " while it was being cut; repeat"
             )
         return record.epoch
+
+    def _require_faces(self, wanted: Iterable[Snapshot]) -> None:
+        """Raises Refused when one is written on a node that has no complete replica of it.
+
+        Its face is not held still then: alone, it is cut as it is at one moment on the disk that
+        has it, but together with others not at theirs.
+        """
+        for snapshot in wanted:
+            if snapshot.spec.replicas > 1:
+                record = self._membership(snapshot.volume_id)
+                if record.primary and record.primary not in record.members:
+                    raise Refused(
+                        f"volume {snapshot.volume_id} is served on {record.primary} without a disk"
+                        " of its own: no snapshot of it together with others can be cut before"
+                        " its replica there is in sync again"
+                    )
 
     def _membership(self, volume_id: str) -> Membership:
         held = self._memberships.find(volume_id)

@@ -7,6 +7,7 @@ permission.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 
@@ -71,3 +72,11 @@ class Held:
 def bare(record: Membership) -> Membership:
     """The record as it is noted: without what a quarantine collects."""
     return replace(record, quarantine="", reports=())
+
+
+def newest_epoch() -> int:
+    """One above all that a node can have noted: each change of a record adds one.
+
+    Microseconds since 1970; no record changes as often as that, whatever store it was in.
+    """
+    return time.time_ns() // 1000

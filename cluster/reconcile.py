@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -254,14 +255,16 @@ class Reconciler:
         will not come any more: identifiers are not used twice.
         """
         for volume_id, _ in self._memberships.list()[0]:
-            if self._volumes.find_id(volume_id) is None:
-                self._memberships.delete(volume_id)
-                yield removed(volume_id, f"membership record of {volume_id}, which is gone")
+            with _next_time(volume_id):
+                if self._volumes.find_id(volume_id) is None:
+                    self._memberships.delete(volume_id)
+                    yield removed(volume_id, f"membership record of {volume_id}, which is gone")
         for number, volume_id in self._slots.list().items():
-            owner = self._volumes.find_id(volume_id)
-            if owner is None or not holds_slot(owner.item, number):
-                self._slots.free(number, volume_id)
-                yield removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
+            with _next_time(volume_id):
+                owner = self._volumes.find_id(volume_id)
+                if owner is None or not holds_slot(owner.item, number):
+                    self._slots.free(number, volume_id)
+                    yield removed(volume_id, f"DRBD minor and port that {volume_id} does not have")
 
     def _replica(
         self, entry: Entry[Volume], node: str, report: VolumeReport | None, size: int
@@ -388,6 +391,15 @@ class Reconciler:
 def _least(reports: Collection[VolumeReport | None]) -> int:
     """The size that all have; 0 where one is not known."""
     return min(0 if report is None else report.size_bytes for report in reports)
+
+
+@contextmanager
+def _next_time(volume_id: str) -> Iterator[None]:
+    """What cannot be done for one volume now, such as one that just changes, ends no run."""
+    try:
+        yield
+    except ClusterError as error:
+        _log.warning("volume %s: not cleared up yet: %s", volume_id, error)
 
 
 def _limits_differ(volume: Volume, report: VolumeReport) -> bool:

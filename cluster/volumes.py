@@ -25,7 +25,7 @@ from cluster.errors import (
 )
 from cluster.identifiers import Kind, key_of_id, key_of_name, require_id
 from cluster.locks import ObjectLocks
-from cluster.membership import Membership
+from cluster.membership import Held, Membership
 from cluster.memberships import Memberships
 from cluster.model import TOPOLOGY_NODE_KEY, IoLimits, Phase, Publication, Volume, VolumeSpec
 from cluster.placement import in_words
@@ -59,7 +59,10 @@ class MembershipRules(Protocol):
 
 
 class Volumes:
-    """``rules``: without them, replicated volumes are not published."""
+    """``rules``: without them, replicated volumes are not published.
+
+    ``not_yet``: why no membership record may be changed now, after what nodes have told of it.
+    """
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class Volumes:
         pools: PoolLedger,
         locks: ObjectLocks,
         rules: MembershipRules | None = None,
+        not_yet: Callable[[str, Held], str] = lambda volume_id, held: "",
     ) -> None:
         self._memberships = Memberships(store)
         self._rules = rules
+        self._not_yet = not_yet
         self._table = volume_table(store)
         self._agents = agents
         self._pools = pools
@@ -167,7 +172,8 @@ class Volumes:
     ) -> None:
         """Write what the rules make of the membership record.
 
-        Raises Refused with their reason, and Conflict when others change it all the time.
+        Raises Refused with their reason, Unavailable where nodes have told of a newer record, and
+        Conflict when others change it all the time.
         """
         if self._rules is None:
             raise Unsupported(f"volume {volume.id} is replicated, and this controller has no rules")
@@ -178,6 +184,8 @@ class Volumes:
                     f"volume {volume.id} has no membership record: which of its replicas is"
                     " complete is not known until its nodes have reported"
                 )
+            if reason := self._not_yet(volume.id, held):
+                raise Unavailable(f"volume {volume.id}: {reason}")
             ruling = decide(self._rules, held.record)
             if not ruling.granted:
                 raise Refused(f"volume {volume.id}: {ruling.reason}")
@@ -241,13 +249,16 @@ class Volumes:
             limits = change(entry.item.limits)
             if entry.item.limits != limits:
                 entry = self._table.update(entry, limits=limits)
-            for node in entry.item.nodes:
-                try:
-                    self._agents.agent(node).set_limits(volume_id, limits)
-                except NotFound:
-                    # A replica that is still to be added is made with the limits of the record.
-                    if not self._is_being_added(entry.item, node):
-                        raise
+            answers = ask_all(
+                self._agents,
+                entry.item.nodes,
+                lambda _, agent: agent.set_limits(volume_id, limits),
+            )
+            for node, answer in answers.items():
+                # A replica that is still to be added is made with the limits of the record.
+                added = isinstance(answer, NotFound) and self._is_being_added(entry.item, node)
+                if isinstance(answer, ClusterError) and not added:
+                    raise answer
 
     def _is_being_added(self, volume: Volume, node: str) -> bool:
         held = self._memberships.find(volume.id)

@@ -7,9 +7,11 @@ what the agent knows or from one LVM report.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -21,7 +23,6 @@ from node_agent.interceptors import Observe, ObservedChannel
 from node_agent.rpc import node_agent_pb2 as pb
 from node_agent.rpc import node_agent_pb2_grpc as pb_grpc
 
-_SILENCE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _READ_SECONDS = 10.0
 _INVENTORY_SECONDS = 30.0
 
@@ -126,22 +127,23 @@ class GrpcAgents:
         """
         self._silent: Callable[[str], None] = lambda node: None
         self._nodes = {
-            name: _Node(name, address, tls_directory, call_seconds, self._observer(name, observe))
+            name: _Node(
+                name,
+                address,
+                tls_directory,
+                deadline=call_seconds,
+                observe=observe,
+                silent=functools.partial(self._tell, name),
+            )
             for name, address in nodes.items()
         }
 
     def tell_of_silence(self, silent: Callable[[str], None]) -> None:
-        """``silent`` gets the node of each call that fails as Unavailable, also by its deadline."""
+        """``silent`` gets the node of each call that its agent has not answered."""
         self._silent = silent
 
-    def _observer(self, node: str, observe: Observe | None) -> Observe:
-        def seen(method: str, code: str, seconds: float) -> None:
-            if observe is not None:
-                observe(method, code, seconds)
-            if code in _SILENCE:
-                self._silent(node)
-
-        return seen
+    def _tell(self, node: str) -> None:
+        self._silent(node)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._nodes)
@@ -161,14 +163,12 @@ class GrpcAgents:
 class _Node:
     """The channel to one node, made at first use and anew when our certificate was renewed."""
 
-    def __init__(
-        self, name: str, address: str, directory: Path, seconds: float, observe: Observe
-    ) -> None:
+    def __init__(self, name: str, address: str, directory: Path, **options: Any) -> None:
+        """``options`` are those of its ``ObservedChannel``."""
         self._name = name
         self._address = address
         self._directory = directory
-        self._seconds = seconds
-        self._observe = observe
+        self._options = options
         self._mutex = threading.Lock()
         self._channel: ObservedChannel | None = None
         self._agent: GrpcAgent | None = None
@@ -183,10 +183,7 @@ class _Node:
             version = tls.version(self._directory) if encrypted else ()
             if self._agent is None or version != self._version:
                 channel = ObservedChannel(
-                    self._connect(encrypted),
-                    f"node {self._name}",
-                    deadline=self._seconds,
-                    observe=self._observe,
+                    self._connect(encrypted), f"node {self._name}", **self._options
                 )
                 # The former channel is closed when its last call has ended and let go of it.
                 self._channel, self._version = channel, version

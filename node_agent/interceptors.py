@@ -32,6 +32,7 @@ from node_agent.status_codes import code_of, error_of
 
 _LOGGER = logging.getLogger(__name__)
 _METADATA_KEY = "x-request-id"
+_SILENCE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # The status travels in HTTP/2 headers, where a byte can become three ("%C3"). gRPC refuses headers
 # of more than 8 KiB, and does so at random up to 16 KiB.
@@ -126,6 +127,8 @@ class _Call:
         return logging.DEBUG if self._name in _QUIET else logging.INFO
 
     def _abort(self, error: Exception) -> NoReturn:
+        # So that the caller can tell an answer of ours from one that gRPC gave in our place.
+        self._context.set_trailing_metadata(((_METADATA_KEY, current_request_id()),))
         code = code_of(error)
         if code is not None:
             text = _bounded(str(error))
@@ -278,16 +281,19 @@ class ObservedChannel:
         peer: str,
         *,
         deadline: float,
-        observe: Observe = _observe_nothing,
+        observe: Observe | None = None,
+        silent: Callable[[], None] = lambda: None,
     ) -> None:
         """``peer`` is what error texts call the other side.
 
-        ``deadline``, in seconds, is for the calls that are made without a timeout.
+        ``deadline``, in seconds, is for the calls that are made without a timeout. ``silent`` is
+        called after each call that the peer itself has not answered.
         """
         self._channel = channel
         self._peer = peer
         self._deadline = deadline
-        self._observe = observe
+        self._observe = observe or _observe_nothing
+        self._silent = silent
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Callable[..., Any]:
         """What a stub asks for each method; named and called as that of ``grpc.Channel``."""
@@ -317,6 +323,8 @@ class ObservedChannel:
             # What a call raises is also a grpc.Call, which its declared type does not say.
             answer = cast(grpc.Call, error)
             code = answer.code()
+            if code in _SILENCE and _METADATA_KEY not in dict(answer.trailing_metadata() or ()):
+                self._silent()
             raise error_of(code, f"{self._peer}: {answer.details() or code.name}") from error
         except ValueError as error:  # the channel was closed
             code = grpc.StatusCode.CANCELLED

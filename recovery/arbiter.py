@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,7 @@ from replication.record import Statement
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
+_GATHER_AGAIN_SECONDS = 0.05
 _RULES: dict[Do, Callable[[Held, Statement], arbiter_rules.Answer]] = {
     Do.ASK_ALONE: arbiter_rules.serve_alone,
     Do.ASK_CONNECTED: arbiter_rules.serve_connected,
@@ -197,8 +199,17 @@ class Arbiter:
         if node not in (record.replicas if concerned is None else concerned):
             raise Refused(f"{node} has no replica of volume {volume_id}")
 
+    def not_yet(self, volume_id: str, held: Held) -> str:
+        """Why nothing is decided on this record now, or nothing (rule 17).
+
+        Right after the start it waits for a moment for what the nodes have seen.
+        """
+        while self.followed.gathered(volume_id, held.record.replicas) is None:
+            time.sleep(_GATHER_AGAIN_SECONDS)
+        return self._not_yet(volume_id, held)
+
     def _not_yet(self, volume_id: str, held: Held) -> str:
-        """Why nothing is decided on this record now, or nothing (rule 17)."""
+        """As ``not_yet``, at once."""
         told = self.followed.gathered(volume_id, held.record.replicas)
         if told is None:
             return "the controller has just started, and waits for what the nodes have seen"
@@ -208,6 +219,7 @@ class Arbiter:
         """A replica that is complete again comes back into the set (rule 4)."""
         held, told = self.followed.find(volume_id)
         if held is None:
+            self._refused.pop(volume_id, None)
             return
         stated = [told[node] for node in held.record.replicas if node in told]
         if len(stated) != 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cluster.errors import Refused
 from cluster.identifiers import key_of_id
 from cluster.locks import ObjectLocks
-from cluster.membership import Membership
+from cluster.membership import Membership, newest_epoch
 from cluster.model import Publication, Volume
 from cluster.records import volume_table
 from cluster.store import Store
@@ -57,7 +57,9 @@ class Decisions:
                 raise Refused(self._what_is_at_stake(volume, node))
             answer = self._arbiter.decide(
                 volume_id,
-                lambda record: arbiter_rules.force_primary(record, node, accept_data_loss),
+                lambda record: arbiter_rules.force_primary(
+                    record, node, accept_data_loss, at_least=newest_epoch()
+                ),
                 whatever_was_seen=True,
             )
             self._publish(volume_id, node)

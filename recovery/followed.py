@@ -68,6 +68,7 @@ class Followed:
         self._gather_seconds = gather_seconds
         self._changed = threading.Condition()
         self._known: dict[str, _Known] = {}
+        self._with_replicas: frozenset[str] | None = None  # nodes of all known; None: not made yet
         self._statements: dict[tuple[str, str], Statement] = {}
         self._go_alone: dict[str, tuple[str, int]] = {}  # node, and the revision it is good for
         self._words: dict[str, str] = {}
@@ -123,14 +124,11 @@ class Followed:
         with self._changed:
             silent = {n for n, at in self._heard.items() if now - at > seconds}
             if now - self._began > _FIRST_WORD_SECONDS:
-                for known in self._known.values():
-                    silent |= known.nodes - self._heard.keys()
+                if self._with_replicas is None:
+                    found = (known.nodes for known in self._known.values())
+                    self._with_replicas = frozenset().union(*found)
+                silent |= self._with_replicas - self._heard.keys()
             return frozenset(silent)
-
-    def heard(self) -> frozenset[str]:
-        """Nodes that have spoken since the start."""
-        with self._changed:
-            return frozenset(self._heard)
 
     # What is known of a volume
 
@@ -292,6 +290,7 @@ class Followed:
                 if older or now == (known.held, known.replication, known.leftovers):
                     return
             nodes = known.nodes if known is not None else frozenset()
+            self._with_replicas = None
             if held is None or replication is None:
                 self._known.pop(volume_id, None)
                 self._go_alone.pop(volume_id, None)
@@ -313,6 +312,10 @@ class Followed:
             except ClusterError as error:
                 _log.warning("the memberships cannot be followed: %s", error)
                 self._try_to_read_all()
+            except Exception:
+                # Whatever it is: without this thread no node hears of anything any more.
+                _log.exception("the memberships cannot be followed")
+                self._try_to_read_all()
             with self._changed:
                 if self._stopped:
                     return
@@ -320,8 +323,8 @@ class Followed:
     def _try_to_read_all(self) -> None:
         try:
             self._read_all()
-        except ClusterError as error:
-            _log.warning("the memberships cannot be read: %s", error)
+        except Exception as error:
+            _log.warning("the memberships cannot be read: %r", error)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, _WATCH_SECONDS)
 

@@ -117,7 +117,7 @@ class RepairLoop:
         reasons: dict[str, str],
     ) -> Iterator[_Lost]:
         now = time.monotonic()
-        quiet = self._followed.silent() | (self._nodes - self._followed.heard())
+        quiet = self._followed.silent()
         self._silent_since = {node: self._silent_since.get(node, now) for node in quiet}
         failed: dict[tuple[str, str], float] = {}
         standing_down = isolated(quiet, self._nodes)

@@ -17,6 +17,7 @@ agent reads in the membership that it has no replica any more, and takes it down
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +27,8 @@ from cluster.creation import VolumeMaker
 from cluster.errors import (
     Busy,
     ClusterError,
+    Conflict,
+    DataLoss,
     InvalidArgument,
     NotFound,
     Refused,
@@ -34,7 +37,7 @@ from cluster.errors import (
 )
 from cluster.identifiers import Kind, key_of_id, require_id
 from cluster.locks import ObjectLocks
-from cluster.membership import Held, Membership
+from cluster.membership import Held, Membership, newest_epoch
 from cluster.model import LayoutKind, ReplicaPlace, Volume, VolumeSpec, volume_from_json
 from cluster.placement import PlacementRequest
 from cluster.pools import PoolLedger, Reservation
@@ -45,6 +48,8 @@ from recovery.asking import Asking, Decider
 from replication import arbiter_rules
 from replication.arbiter_rules import Answer
 from replication.record import Disk, Statement
+
+_log = logging.getLogger(__name__)
 
 _PURPOSE = "a change of its replicas"
 
@@ -162,13 +167,22 @@ class ReplicaChanges:
         if adding and volume.spec.replicas > 1 and len(record.replicas) == 1:
             try:
                 return self._fill(entry, adding[0])
-            except (Unavailable, Busy):
-                self._pools.refresh(adding, whole=True)
-                trouble = self._pools.replication_trouble(adding[0])
-                if not trouble and adding[0] not in self._pools.troubled():
+            except (Conflict, DataLoss):
+                raise
+            except ClusterError as error:
+                in_trouble = self._in_trouble(adding[0])
+                if isinstance(error, (Unavailable, Busy)) and not in_trouble:
                     raise  # it is busy with it
-            # The node is down, or takes no replicas any more: elsewhere then.
+                # It is down, full, gone, or takes no replicas any more: elsewhere then.
+                _log.warning("volume %s: no replica on %s: %s", volume.id, adding[0], error)
         return self._remove_rest(self._follow(entry, record))
+
+    def _in_trouble(self, node: str) -> bool:
+        """Asks it, so that its room is known as well."""
+        if node not in self._agents.names():
+            return True
+        self._pools.refresh((node,), whole=True)
+        return node in self._pools.troubled() or bool(self._pools.replication_trouble(node))
 
     def _follow(self, entry: Entry[Volume], record: Membership) -> Entry[Volume]:
         """The volume's record as the membership record wants it."""
@@ -226,10 +240,8 @@ class ReplicaChanges:
         planned = self._replicas.plan(volume, places, equal=False)
         user = next((publication.node for publication in volume.published), "")
         self._memberships.delete(volume.id)
-        # The node may have noted a record of a former life of it with two replicas. The epoch of
-        # that one is no higher than the store's revision was then: each change raised both.
-        _, revision = self._memberships.list()
-        record = Membership((node,), (node,), primary=user, active=node, epoch=revision + 1)
+        # The node may have noted a record of a former life of it with two replicas.
+        record = Membership((node,), (node,), primary=user, active=node, epoch=newest_epoch())
         record = replace(record, generation=planned.generation)
         self._memberships.create(volume.id, record)
         return self._volumes.update(

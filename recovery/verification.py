@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 
-from cluster.agents import VERIFY, Agents, VolumeReport, ask_all
+from cluster.agents import VERIFY, Agents, VerifyReport, VolumeReport, ask_all
 from cluster.errors import ClusterError, Refused
 from cluster.memberships import Memberships
 from cluster.model import Phase, Volume
@@ -15,6 +15,12 @@ from cluster.store import Store
 from recovery.rounds import Rounds
 
 _log = logging.getLogger(__name__)
+
+# After one that was interrupted: it starts from the beginning, and others wait for its nodes.
+_AGAIN_SECONDS = 3600.0
+
+Reports = Mapping[tuple[str, str], VolumeReport]
+"""By node and volume."""
 
 
 class Verification:
@@ -88,8 +94,11 @@ class Verification:
             for (node, _), report in reports.items()
             if report.replica is not None and report.replica.activity
         }
+        now = time.time()
+        again = min(_AGAIN_SECONDS, self._interval_seconds)
         for volume in sorted(volumes, key=lambda one: _verified_at(one, reports)):
-            due = time.time() - _verified_at(volume, reports) >= self._interval_seconds
+            due = now - _verified_at(volume, reports) >= self._interval_seconds
+            due = due and now - _interrupted_at(volume, reports) >= again
             if not due or not busy.isdisjoint(volume.nodes) or not _ready(volume, reports):
                 continue
             try:
@@ -100,20 +109,28 @@ class Verification:
                 busy.update(volume.nodes)
 
 
-def _verified_at(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> float:
+def _verified_at(volume: Volume, reports: Reports) -> float:
     """When the newest finished comparison ended, by its node's clock.
 
     Before the first one: when the volume was made, so that a new one has an interval's time.
     """
-    found = [reports.get((node, volume.id)) for node in volume.nodes]
-    verified = [one.replica.verify for one in found if one is not None and one.replica is not None]
-    return max(
-        (one.finished_at for one in verified if one is not None and not one.trouble),
-        default=volume.created_at,
-    )
+    ended = (one.finished_at for one in _verifies(volume, reports) if not one.trouble)
+    return max(ended, default=volume.created_at)
 
 
-def _ready(volume: Volume, reports: dict[tuple[str, str], VolumeReport]) -> bool:
+def _interrupted_at(volume: Volume, reports: Reports) -> float:
+    """When the newest comparison that did not come to its end was broken off."""
+    return max((one.finished_at for one in _verifies(volume, reports) if one.trouble), default=0.0)
+
+
+def _verifies(volume: Volume, reports: Reports) -> Iterator[VerifyReport]:
+    for node in volume.nodes:
+        report = reports.get((node, volume.id))
+        if report is not None and report.replica is not None and report.replica.verify is not None:
+            yield report.replica.verify
+
+
+def _ready(volume: Volume, reports: Reports) -> bool:
     found: Collection[VolumeReport | None] = [
         reports.get((node, volume.id)) for node in volume.nodes
     ]

@@ -268,13 +268,19 @@ def report(held: Held, node: str, noted: Membership | None) -> Answer:
     return Answer(True, replace(record, quarantine=words, reports=told), words)
 
 
-def force_primary(record: Membership, node: str, accept_data_loss: bool) -> Answer:
-    """A person's last resort: that replica is the volume, whatever the others had acknowledged."""
+def force_primary(
+    record: Membership, node: str, accept_data_loss: bool, *, at_least: int = 0
+) -> Answer:
+    """A person's last resort: that replica is the volume, whatever the others had acknowledged.
+
+    ``at_least``: an epoch that no node can have noted, or one that comes back later would have the
+    newest record, and what was written since the decision would be lost without a question.
+    """
     if node not in record.replicas:
         return _refuse(record, f"{node} has no replica of the volume")
     if not accept_data_loss:
         return _refuse(record, "acknowledged writes may be lost: accept that explicitly")
-    forced = replace(bare(record), epoch=max([record.epoch, *_epochs(record)]))
+    forced = replace(bare(record), epoch=max([record.epoch, at_least, *_epochs(record)]))
     return _change(
         forced,
         f"{node} is the volume by a person's decision",

@@ -80,7 +80,9 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
     locks = ObjectLocks()
     reconciler = Reconciler(store, agents, pools, locks)
     changes = parts = repair = None
+    volumes = Volumes(store, agents, pools, locks)
     if arbiter is not None:
+        volumes = Volumes(store, agents, pools, locks, arbiter_rules, arbiter.not_yet)
         changes = ReplicaChanges(store, agents, pools, locks, arbiter)
         seconds = config.repair_after_seconds
         repair = RepairLoop(
@@ -99,7 +101,7 @@ def _start(config: ControllerConfig, stack: ExitStack) -> None:
         config.csi_socket,
         Identity(),
         Controller(
-            Volumes(store, agents, pools, locks, arbiter_rules),
+            volumes,
             Snapshots(store, agents, locks),
             advertise_health=config.advertise_health,
             changes=changes,

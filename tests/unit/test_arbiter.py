@@ -121,6 +121,28 @@ def test_a_node_is_told_everything_and_then_every_change(
         assert next_of(subscription) == ({}, [VOLUME])
 
 
+def test_what_cannot_be_read_for_once_ends_no_following(
+    store: SqliteStore, make: Callable[..., Arbiter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a row of changes that is damaged: without the thread no node hears of anything more."""
+    arbiter = make()
+    watch, failed = Memberships.watch, threading.Event()
+
+    def damaged(self: Memberships, revision: int, *, timeout: float | None = None) -> object:
+        if not failed.is_set():
+            failed.set()
+            raise ValueError("not JSON")
+        return watch(self, revision, timeout=timeout)
+
+    with arbiter.followed.subscribe("b") as subscription:
+        next_of(subscription)
+        monkeypatch.setattr(Memberships, "watch", damaged)
+        assert failed.wait(10)
+        now = held(store)
+        Memberships(store).write(VOLUME, replace(now.record, primary=""), now.revision)
+        assert next_of(subscription)[0][VOLUME].held == held(store)
+
+
 def test_a_volume_that_is_made_later_is_told_as_well(
     store: SqliteStore, make: Callable[..., Arbiter]
 ) -> None:
@@ -212,7 +234,7 @@ def test_who_was_heard_and_is_silent_is_known(
     arbiter = make()
     arbiter.tell("a", {})
     arbiter.tell("b", {VOLUME: alone(store, "b")})
-    assert arbiter.followed.heard() == {"a", "b"} and not arbiter.followed.silent()
+    assert set(arbiter.followed._heard) == {"a", "b"} and not arbiter.followed.silent()
     assert arbiter.followed.silent(-1.0) == {"a", "b"}
     (found,) = arbiter.followed.unsettled({"a"})
     assert (found.volume_id, found.record) == (VOLUME, BOTH)

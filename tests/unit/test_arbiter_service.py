@@ -160,7 +160,7 @@ def test_a_node_speaks_for_itself_only(wire: Wire, controller: Controller) -> No
             assert code is _Code.PERMISSION_DENIED
             assert "a node speaks for itself only" in text
     assert held(wire.store) == before
-    assert controller.stated() == {} and not controller.arbiter.followed.heard()
+    assert controller.stated() == {} and not controller.arbiter.followed._heard
 
 
 def test_who_is_no_node_of_ours_is_not_served(wire: Wire, controller: Controller) -> None:

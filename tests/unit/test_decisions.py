@@ -121,6 +121,16 @@ def test_force_primary_makes_a_replica_the_volume(desk: Desk) -> None:
     assert desk.volume.published == (replace(ON_A, node="b"),)
 
 
+def test_what_was_forced_outranks_whatever_another_node_noted_before(desk: Desk) -> None:
+    """The store had gone back, and nobody knew of the record that the dead node had seen."""
+    noted = replace(BOTH, members=("a",), epoch=1000)
+    desk.decisions.force_primary(VOLUME, "b", accept_data_loss=True)
+    back = replace(alone(desk.store, "a"), epoch=noted.epoch)
+    assert not desk.arbiter.ask(Do.REPORT, VOLUME, back, noted).granted
+    assert held(desk.store).record.members == ("b",)
+    assert held(desk.store).record.quarantine == ""
+
+
 def test_the_nodes_are_told_what_is_made_of_silent_ones(desk: Desk) -> None:
     loop = FailoverLoop(desk.arbiter.followed, ("a", "b", "c"))
     for node in ("a", "b", "c"):

@@ -365,6 +365,17 @@ def test_of_a_node_that_does_not_answer_is_told(tmp_path: Path) -> None:
     agents.close()
 
 
+def test_a_node_that_says_that_something_is_unavailable_is_not_silent(tmp_path: Path) -> None:
+    silent: list[str] = []
+    service = Agent(errors.Unavailable("copying 40 %; repeat the request"))
+    with (
+        agent(tmp_path, service, silent=lambda: silent.append("n1")) as stub,
+        pytest.raises(errors.Unavailable, match="copying 40 %"),
+    ):
+        stub.GetInventory(node_agent_pb2.GetInventoryRequest())
+    assert silent == []
+
+
 def test_after_the_end_nobody_connects_anew(tmp_path: Path) -> None:
     """A run that compares all nodes would else hold up the end for many deadlines."""
     agents = GrpcAgents({"n1": f"unix:{tmp_path}/nobody.sock"}, tmp_path, call_seconds=30)

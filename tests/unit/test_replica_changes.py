@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cluster.replicas import Slots
 from replication.record import Disk
 from tests.unit.changes_world import ChangingWorld, changing_world
 from tests.unit.cluster_world import THICK, THIN, THIN_PAIR, fails, no_faults, on
-from tests.unit.fake_agent import GIB
+from tests.unit.fake_agent import GIB, FakeNode
 
 
 @pytest.fixture
@@ -203,6 +203,42 @@ def test_a_node_that_is_full_after_all_leaves_the_volume_as_it_was(world: Changi
     world.check_settled()
 
 
+def fill(node: FakeNode) -> None:
+    node.pools_of["default"].thin_limit = 0
+
+
+def take_address(node: FakeNode) -> None:
+    node.replication_address = ""
+
+
+@pytest.mark.parametrize(
+    ("error", "change"), [(NoSpace("full"), fill), (Refused("no replicas"), take_address)]
+)
+def test_a_replica_that_cannot_be_made_there_after_all_is_made_elsewhere(
+    world: ChangingWorld, error: Exception, change: Callable[[FakeNode], None]
+) -> None:
+    """Whatever is asked for next."""
+    volume = pair(world)
+    world.nodes.set_fault(fails("create_volume", error, node="n3"))
+    with pytest.raises(type(error)):
+        world.changes.move_replica(volume.id, "n2", "n3")
+    assert world.now().nodes == ("n1", "n3")
+    change(world.nodes.nodes["n3"])
+    assert set(world.changes.mend(volume.id).nodes) == {"n1", "n2"}
+    world.check_settled()
+
+
+def test_one_that_cannot_be_made_does_not_keep_the_volume_from_having_one(
+    world: ChangingWorld,
+) -> None:
+    volume = pair(world)
+    world.nodes.set_fault(fails("create_volume", NoSpace("full"), node="n3"))
+    with pytest.raises(NoSpace):
+        world.changes.move_replica(volume.id, "n2", "n3")
+    assert world.changes.set_replicas(volume.id, 1).nodes == ("n1",)
+    world.check_settled()
+
+
 def test_a_node_that_dies_over_the_making_is_left_for_another(world: ChangingWorld) -> None:
     single = world.create(spec=THIN, requisite=on("n1"))
     world.nodes.set_fault(fails("create_volume", Unavailable("lost"), when="after"))
@@ -240,8 +276,6 @@ def test_the_replica_of_a_silent_node_is_replaced_by_itself(
     volume = pair(world)
     published(world, "n1")
     world.eyes.look()
-    for name in ("n1", "n2", "n3"):
-        world.eyes.arbiter.tell(name, {})
     world.repair.look()
     assert set(world.now().nodes) == {"n1", "n2"}
     world.nodes.nodes["n2"].down = True

@@ -80,6 +80,19 @@ def test_one_comparison_a_node_the_longest_ago_first(tmp_path: Path) -> None:
     assert verifying(world) == set()
 
 
+def test_one_that_is_interrupted_again_and_again_keeps_others_from_nothing(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    broken, other = (world.create(f"v{number}", THIN_PAIR) for number in range(2))
+    finished(world, other, 9000)
+    age(world, broken, 20000)
+    for node in broken.nodes:
+        world.nodes.nodes[node].replicas[broken.id] = replace(
+            IN_SYNC, verify=VerifyReport(time.time() - 60, trouble="it was interrupted")
+        )
+    verification(world).look()
+    assert verifying(world) == {other.id}
+
+
 def test_a_new_volume_is_due_one_interval_after_its_creation(tmp_path: Path) -> None:
     world = pair_world(tmp_path)
     volume = world.create(spec=THIN_PAIR)

@@ -19,6 +19,7 @@ from cluster.recover import recover
 from cluster.replicas import FIRST_MINOR, FIRST_PORT, SLOTS, Slots
 from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind
+from cluster.volumes import Volumes
 from replication import arbiter_rules
 from tests.unit.cluster_world import THICK, THICK_PAIR, THIN, THIN_PAIR, World, fails, on
 from tests.unit.fake_agent import GIB, MIB, FakeAgents, FakeNode, FakePool
@@ -54,6 +55,25 @@ def change(world: World, volume: Volume, **changes: Any) -> None:
 
 def publish(world: World, volume: Volume, node: str) -> Volume:
     return world.volumes.publish(volume.id, node, False, "SINGLE_NODE_WRITER")
+
+
+def test_nothing_is_published_while_a_node_has_seen_a_newer_record(tmp_path: Path) -> None:
+    """Else the epochs of both would be the same before long, and nobody would notice."""
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+    volumes = Volumes(
+        world.store,
+        world.agents,
+        world.pools,
+        world.locks,
+        arbiter_rules,
+        lambda volume_id, held: "n2 has seen a newer record",
+    )
+    before = membership(world, volume)
+    with pytest.raises(Unavailable, match="n2 has seen a newer record"):
+        volumes.publish(volume.id, "n1", False, "SINGLE_NODE_WRITER")
+    assert membership(world, volume) == before
+    assert world.volumes.get(volume.id).published == ()
 
 
 @pytest.mark.parametrize("spec", [THICK_PAIR, THIN_PAIR])

@@ -12,7 +12,7 @@ from cluster.errors import Busy, NotFound, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.memberships import Memberships
 from cluster.model import Phase, Source, SourceKind, Volume
-from cluster.records import snapshot_table
+from cluster.records import group_table, snapshot_table
 from cluster.sqlite_store import SqliteStore
 from tests.unit.cluster_world import (
     THIN,
@@ -46,6 +46,19 @@ def at(world: World, moment: str, act: object) -> None:
             act(node)
 
     world.nodes.set_fault(fault)
+
+
+def test_volumes_that_are_written_where_nothing_is_held_are_not_cut_together(world: World) -> None:
+    """Their primary's disk failed: it goes on through its peer, whose face is not in use."""
+    volumes = [world.create(name, THIN_PAIR, preferred=on("n1", "n2")) for name in ("a", "b")]
+    for volume in volumes:
+        world.volumes.publish(volume.id, "n1", False, "SINGLE_NODE_WRITER")
+        leave_set(world, volume, "n1")
+    with pytest.raises(Refused, match="is served on n1 without a disk of its own"):
+        world.groups.create("both", [volume.id for volume in volumes])
+    assert world.nodes.snapshot_ids() == []
+    assert group_table(world.store).list()[0] == []
+    assert world.snapshots.create("one", volumes[0].id).nodes == ("n2",)
 
 
 def test_both_replicas_are_held_before_the_first_is_cut(world: World) -> None:
