@@ -43,17 +43,20 @@ def init(directory: DirectoryOption = _DEFAULT_DIRECTORY) -> None:
 
 @app.command()
 def issue(
-    node: Annotated[str, typer.Option("--node", help="Name of the node, as in its node.toml.")],
+    nodes: Annotated[
+        list[str], typer.Option("--node", help="Name of a node, as in its node.toml; repeatable.")
+    ],
     directory: DirectoryOption = _DEFAULT_DIRECTORY,
     days: DaysOption = certificates.CERTIFICATE_DAYS,
 ) -> None:
-    """Make a new key and certificate for a node, in place of any former one."""
-    holder = directory / "nodes" / node
-    try:
-        certificates.issue_node(directory / "authority", holder, node, days=days)
-    except ValueError as error:
-        raise InvalidArgument(str(error)) from error
-    console.print(f"{holder}: to the tls_directory of {node}")
+    """Make a new key and certificate for each node, in place of any former one."""
+    for node in nodes:
+        holder = directory / "nodes" / node
+        try:
+            certificates.issue_node(directory / "authority", holder, node, days=days)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from error
+        console.print(f"{holder}: to the tls_directory of {node}")
 
 
 @app.command()

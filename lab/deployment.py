@@ -99,8 +99,9 @@ class Deployment:
         self.folder.mkdir(parents=True)
         self.store.parent.mkdir()
         self.xlss("certs", "init", "--directory", str(self.tls))
+        named = [word for name in self.nodes for word in ("--node", name)]
+        self.xlss("certs", "issue", "--directory", str(self.tls), *named)
         for name in self.nodes:
-            self.xlss("certs", "issue", "--directory", str(self.tls), "--node", name)
             self._node_config(name).write_text(self._node_toml(name))
         self.config.write_text(self._controller_toml(controller or {}))
 

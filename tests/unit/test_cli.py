@@ -87,11 +87,12 @@ def test_a_mistyped_option_is_refused(tmp_path: Path) -> None:
 def test_certificates_are_made_shown_and_renewed(tmp_path: Path) -> None:
     where = ("--directory", tmp_path)
     printed("certs", "init", *where)
-    printed("certs", "issue", *where, "--node", "n1", "--days", "5")
+    printed("certs", "issue", *where, "--node", "n1", "--node", "n2", "--days", "5")
     shown = json.loads(printed("certs", "show", *where, "-o", "json"))
     assert [(one["identity"], round(one["days_left"])) for one in shown] == [
         ("controller.xlss", 365),
         ("n1.node.xlss", 5),
+        ("n2.node.xlss", 5),
     ]
     renewed = printed("certs", "renew", *where)
     assert f"{tmp_path}/nodes/n1: renewed" in renewed

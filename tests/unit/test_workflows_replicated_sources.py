@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import Busy, NoSpace, Refused, Unavailable
+from cluster.errors import Busy, NoSpace, OutOfRange, Refused, Unavailable
 from cluster.identifiers import key_of_id
 from cluster.memberships import Memberships
 from cluster.model import Phase, Source, SourceKind, Volume
@@ -194,6 +194,19 @@ def test_a_clone_is_as_large_as_its_source_has_become(world: World) -> None:
     world.nodes.set_fault(no_faults)
     world.volumes.expand(origin.id, 2 * GIB, 0)
     assert cloned(world, origin).size_bytes == 2 * GIB
+    world.check_settled()
+
+
+def test_a_clone_does_not_outgrow_what_was_asked_for(world: World) -> None:
+    origin = world.create("origin", THIN_PAIR)
+    world.nodes.set_fault(fails("suspend_volumes", Unavailable("lost")))
+    with pytest.raises(Unavailable):
+        cloned(world, origin, limit=GIB)
+    world.nodes.set_fault(no_faults)
+    world.volumes.expand(origin.id, 2 * GIB, 0)
+    with pytest.raises(OutOfRange, match="may have 1"):
+        cloned(world, origin, limit=GIB)
+    assert world.record("copy") is None
     world.check_settled()
 
 
