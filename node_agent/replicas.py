@@ -30,7 +30,7 @@ from node_agent.verified import Verified
 from replication import fencing
 from replication.commands import Commands
 from replication.status import ConnectionState, DiskState, ResourceStatus, Role
-from replication.watch import NetlinkObserver, Watcher
+from replication.watch import NOT_UNDERSTOOD, FallingBack, Watcher
 
 _log = logging.getLogger(__name__)
 _LOADING_SECONDS = 30.0
@@ -64,7 +64,7 @@ class Replicas:
         self._volumes = volumes
         self._devices = devices
         self._holds = holds
-        self._observer = NetlinkObserver()
+        self._observer = FallingBack(runner)
         self._commands = Commands(runner, node, self._observer)
         self._storage = ReplicaStorage(runner, mapper, volumes)
         self._notes = notes
@@ -257,6 +257,9 @@ class Replicas:
                 self._follow()
             except (HostError, OSError) as error:
                 _log.warning("DRBD's events cannot be followed: %s", error)
+            except NOT_UNDERSTOOD as error:
+                self._observer.fall_back(error)
+                _log.exception("DRBD's events cannot be followed")
             except Exception:
                 # Whatever it is, it is begun anew: without events replicas are only looked at from
                 # time to time.

@@ -10,10 +10,12 @@ import dataclasses
 import logging
 import os
 import selectors
+import struct
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from host.command import Child, Runner
 from host.errors import CommandStuck, Missing
@@ -28,6 +30,10 @@ log = logging.getLogger("xlss.replication")
 _SECONDS = 10.0
 _GET_INITIAL_STATE = 38
 _RECEIVE_BUFFER = 1 << 20
+_T = TypeVar("_T")
+
+NOT_UNDERSTOOD = (LookupError, ValueError, struct.error)
+"""What is raised where a message is not as it was in the versions that this was written for."""
 
 
 class EventStream(Protocol):
@@ -130,6 +136,43 @@ class NetlinkStream:
             with contextlib.suppress(EventsLost):
                 if not self._events.receive(0.0):
                     return
+
+
+class FallingBack:
+    """By netlink; by drbdsetup, from then on, once the module's messages are not understood.
+
+    As with a module whose messages have changed: its own tools come with it, and know them.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._chosen: Observer = NetlinkObserver()
+
+    def status(self) -> dict[str, ResourceStatus]:
+        return self._ask(lambda observer: observer.status())
+
+    def status_of(self, name: str) -> tuple[ResourceStatus | None, Generations | None]:
+        return self._ask(lambda observer: observer.status_of(name))
+
+    def events(self) -> EventStream:
+        """Whoever does not understand what it tells calls ``fall_back`` and begins anew."""
+        return self._ask(lambda observer: observer.events())
+
+    def fall_back(self, error: Exception) -> bool:
+        """Whether there is another way than the one that was not understood."""
+        if isinstance(self._chosen, DrbdsetupObserver):
+            return False
+        log.error("DRBD is asked by drbdsetup from now on: netlink is not understood: %r", error)
+        self._chosen = DrbdsetupObserver(self._runner)
+        return True
+
+    def _ask(self, ask: Callable[[Observer], _T]) -> _T:
+        try:
+            return ask(self._chosen)
+        except NOT_UNDERSTOOD as error:
+            if not self.fall_back(error):
+                raise
+            return ask(self._chosen)
 
 
 class DrbdsetupObserver:

@@ -23,7 +23,7 @@ from node_agent.arbiter import Assignment
 from node_agent.config import NodeConfig
 from replication import fencing
 from replication.updates import Update
-from replication.watch import NetlinkObserver
+from replication.watch import DrbdsetupObserver, NetlinkObserver
 from tests.unit.arbiter_world import until
 from tests.unit.fake_agent import GIB
 
@@ -160,6 +160,18 @@ def test_an_agent_that_has_just_started_is_not_taken_for_one_in_trouble(
     told = agent.inventory()
     assert (told.replication_address, told.replication_trouble) == ("10.0.0.1", "")
     loaded.join()
+
+
+def test_events_that_are_not_understood_are_taken_from_drbdsetup(
+    agent: NodeAgent, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Events()
+    monkeypatch.setattr(DrbdsetupObserver, "events", lambda _: lines)
+    events.surprises = [KeyError("of a module to come")]
+    assert agent.replicas is not None
+    agent.replicas.start(NoArbiter())
+    events.looks.get(timeout=10)
+    lines.looks.get(timeout=10)
 
 
 def test_what_nobody_expected_does_not_end_the_following_of_events(
