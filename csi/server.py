@@ -69,10 +69,6 @@ class UnixServer:
         if mode != 0o600:
             raise SocketError(f"{self._path} came out with mode {mode:o}")
 
-    def wait(self) -> None:
-        """Return when the server was stopped."""
-        self._server.wait_for_termination()
-
     def stop(self, grace: float) -> None:
         """Take no more calls, let those under way end for ``grace`` seconds, then cancel them.
 

@@ -54,18 +54,6 @@ def next_action(now: Situation) -> Action:
     return _outside(now)
 
 
-def fence_exit_code(
-    grant_volume: str, grant_boot_id: str, grant_epoch: int, volume: str, boot_id: str
-) -> int:
-    """What the kernel's fence helper answers, from the grant alone (rule 8).
-
-    7 (the peer is fenced) with a grant of this volume and this boot; 1, which DRBD knows no meaning
-    of and so stays frozen, without (an empty volume, epoch 0). drbd.conf(5), "fence-peer".
-    """
-    granted = grant_epoch > 0 and (grant_volume, grant_boot_id) == (volume, boot_id)
-    return 7 if granted and volume and boot_id else 1
-
-
 def surely_target(own: Generations, peer: Generations) -> bool:
     """Whether DRBD would resync this replica from that peer (rule 15).
 

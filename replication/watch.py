@@ -23,7 +23,7 @@ from replication import events, old_status
 from replication.netlink import Connection, EventsLost
 from replication.record import Generations
 from replication.status import RESYNC, VERIFY, ResourceStatus
-from replication.updates import HelperUpdate, SnapshotEnd, Table, Update, added_up
+from replication.updates import SnapshotEnd, Table, Update, added_up
 
 log = logging.getLogger("xlss.replication")
 
@@ -287,7 +287,6 @@ class Changes:
     """
 
     names: frozenset[str] = frozenset()
-    helpers: tuple[HelperUpdate, ...] = ()
     lost: bool = False
 
 
@@ -312,11 +311,10 @@ class Watcher:
             return Changes(frozenset(before | self.resources.keys()), lost=True)
         if not updates:
             return Changes()
-        helpers = tuple(update for update in updates if isinstance(update, HelperUpdate))
         before = self.resources.keys()
         self.resources = self._table.resources()
         names = {name for name in touched if name is not None}
-        return Changes(frozenset(names | (before ^ self.resources.keys())), helpers)
+        return Changes(frozenset(names | (before ^ self.resources.keys())))
 
     def _read_anew(self) -> None:
         while True:

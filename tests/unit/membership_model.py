@@ -169,7 +169,7 @@ def notice_loss(world: World, index: int, connection: Connection) -> World:
     if node.role is Role.PRIMARY and node.connection in CONNECTED and Kernel.freezes:
         begins = not node.bitmap and node.disk is Disk.UP_TO_DATE
         world = put(world, index, frozen=True, new_generation=begins)
-        if fence_helper(world.nodes[index], index) in (4, 7) and node.disk is Disk.UP_TO_DATE:
+        if fence_helper(world.nodes[index]) == 7 and node.disk is Disk.UP_TO_DATE:
             world = thaw(world, index)
     elif node.role is Role.PRIMARY and node.connection in CONNECTED:
         world = fresh(world, index)
@@ -177,9 +177,9 @@ def notice_loss(world: World, index: int, connection: Connection) -> World:
     return world
 
 
-def fence_helper(node: Node, index: int) -> int:
-    epoch = 1 if node.grant else 0
-    return membership.fence_exit_code("v", str(node.grant), epoch, "v", str(node.boot))
+def fence_helper(node: Node) -> int:
+    """What replication/fence_helper, a script that the kernel runs, answers: of this boot only."""
+    return 7 if node.grant and node.grant == node.boot else 1
 
 
 def cut(world: World, index: int, connection: Connection) -> World:
@@ -427,7 +427,7 @@ def promote(world: World, index: int, by_force: bool) -> World | None:
     connected = node.connection in CONNECTED
     if connected and (not world.session or peer.role is Role.PRIMARY):
         return None
-    fenced = fence_helper(node, index) in (4, 7)
+    fenced = fence_helper(node) in (4, 7)
     if not connected and not (fenced and (by_force or node.disk in WHOLE)):
         return None  # "Refusing to be Primary while peer is not outdated"
     if node.disk is Disk.ABSENT:

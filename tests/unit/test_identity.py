@@ -111,11 +111,12 @@ def test_only_root_may_open_the_socket_and_it_is_gone_afterwards(tmp_path: Path)
 def test_the_socket_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "csi.sock"
     program = f"""
+import signal
 from pathlib import Path
 from tests.unit.test_identity import start
 server = start(Path({str(path)!r}))
 print("serving", flush=True)
-server.wait()
+signal.pause()
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True

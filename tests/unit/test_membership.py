@@ -10,7 +10,7 @@ from cluster.membership import Boot, Held, Membership
 from cluster.model import from_object, to_object
 from replication import arbiter_rules as arbiter
 from replication.actions import Action, Do, Situation, Yes
-from replication.membership import fence_exit_code, next_action
+from replication.membership import next_action
 from replication.membership import surely_target as target
 from replication.record import Connection, Disk, Generations, Notes, Role, Statement, Users, View
 
@@ -345,13 +345,6 @@ def test_a_member_that_lost_power_leaves_unless_it_was_the_last_primary() -> Non
 
 def test_an_older_store_is_reported_before_anything() -> None:
     assert does(frozen(), notes=Notes(replace(ONLY_A, epoch=8))).do is Do.REPORT
-
-
-def test_the_fence_helper_fails_closed() -> None:
-    assert fence_exit_code("v1", "boot", 6, "v1", "boot") == 7
-    assert fence_exit_code("v2", "boot", 6, "v1", "boot") == 1
-    assert fence_exit_code("v1", "older", 6, "v1", "boot") == 1
-    assert fence_exit_code("", "", 0, "v1", "boot") == 1
 
 
 def test_only_what_begins_from_it_makes_a_target() -> None:

@@ -164,7 +164,7 @@ def rule_5(patch: Patch) -> None:
 
 def rule_8(patch: Patch) -> None:
     """The fence helper says yes to everybody."""
-    patch.setattr(membership, "fence_exit_code", lambda *_: 7)
+    patch.setattr(model, "fence_helper", lambda _: 7)
 
 
 def rule_9(patch: Patch) -> None:
