@@ -28,7 +28,6 @@ class Membership:
     epoch: int = 1
     generation: str = ""  # data generation that members carry, or have grown from
     boots: tuple[Boot, ...] = ()
-    caches_safe: bool = False  # a loss of power takes nothing from the caches of the disks
     quarantine: str = ""  # why nothing is permitted before all replicas have reported
     reports: tuple[Report, ...] = ()  # those that did, during a quarantine
     forced: str = ""  # a person accepted data loss: this node may be promoted as it is
@@ -46,7 +45,7 @@ class Membership:
         The last primary flushed its own disk whenever its users asked for that; the other side may
         have lost what it had acknowledged, in its disk's cache (rule 16).
         """
-        return self.caches_safe or self.active in ("", node) or self.boot_of(node) == boot_id
+        return self.active in ("", node) or self.boot_of(node) == boot_id
 
     def trusts_member(self, node: str, boot_id: str) -> bool:
         """As ``trusts``; of a node outside the set nothing is believed that could be wrong."""

@@ -136,12 +136,6 @@ def test_a_replica_is_given_up_only_for_a_complete_one() -> None:
     assert "unpublish" in arbiter.remove_replica(held(), "a", states(view("b"))).reason
 
 
-def test_safe_caches_spare_the_wait_for_the_last_primary() -> None:
-    record = replace(BOTH, primary="b", caches_safe=True)
-
-    assert arbiter.serve_alone(held(record), states(view("b", connection=CUT, boot_id="2"))).granted
-
-
 def test_a_store_rolled_back_waits_for_all_replicas() -> None:
     newer = replace(ONLY_A, epoch=8)
     assert "b" in arbiter.rolled_back(held(), [states(view("b"), epoch=8)])

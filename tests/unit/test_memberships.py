@@ -26,7 +26,6 @@ FULL = Membership(
     epoch=7,
     generation="0123456789ABCDEE",
     boots=(Boot("n1", "b1"),),
-    caches_safe=True,
     quarantine="why",
     reports=(Report("n1", BARE), Report("n2", None)),
     forced="n1",
