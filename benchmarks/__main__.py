@@ -26,6 +26,7 @@ from benchmarks import (
 from benchmarks.figures import Figure, Findings
 from benchmarks.site import Site, site
 from lab.errors import LabError
+from lab.interrupt import end_at_interrupt
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOCAL = ("creation", "rate", "io", "footprint", "cost")
@@ -235,4 +236,5 @@ class _Benchmarks:
 
 
 if __name__ == "__main__":
+    end_at_interrupt()
     sys.exit(main())

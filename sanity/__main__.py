@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from lab.errors import LabError
+from lab.interrupt import end_at_interrupt
 from lab.lab import Lab
 from sanity import report
 from sanity.suite import VERSION, Run, run_variant
@@ -72,4 +73,5 @@ def _run(variants: list[Variant], jobs: int, console: Console) -> list[Run]:
 
 
 if __name__ == "__main__":
+    end_at_interrupt()
     sys.exit(main())

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.errors import BootFailed, CommandFailed, CommandTimeout, LabError, NodeDown
-from lab.paths import PROJECT
+from lab.node import BOOT_SECONDS
+from lab.paths import PROJECT, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -335,6 +336,41 @@ def test_nothing_is_left_of_a_lab_whose_process_dies(number: signal.Signals) -> 
     finally:
         parent.kill()
         parent.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
+    assert network not in living_networks()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [("sanity", "--jobs", "1", "thin-block", "thick-block"), ("benchmarks", "--only", "rate")],
+    ids=lambda program: program[0],
+)
+def test_ctrl_c_ends_a_program_whose_threads_work_in_a_lab(program: tuple[str, ...]) -> None:
+    parent = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", *program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=PROJECT,
+        # It ends before it would run the suite, which need not be there.
+        env={**os.environ, "CSI_SANITY": "/bin/true"},
+        start_new_session=True,
+    )
+    try:
+        consoles = Path(f"/proc/{parent.pid}/root{RUN}/nodes")
+        wait_until(
+            lambda: any("lab: ready" in log.read_text() for log in consoles.glob("*/console.log")),
+            BOOT_SECONDS,
+        )
+        processes = processes_of_session(parent.pid)
+        network = Path(f"/proc/{parent.pid}/ns/net").readlink()
+        os.killpg(parent.pid, signal.SIGINT)
+        output, _ = parent.communicate(timeout=30)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert parent.returncode == 130
+    assert output.endswith(b"\ninterrupted\n")
+    assert b"Traceback" not in output
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
     assert network not in living_networks()
 
