@@ -83,8 +83,10 @@ def _between_store_and_nodes(found: Status) -> list[DifferenceStatus]:
 
 
 def _counts(found: Status) -> str:
+    """Of what people make. The other records of the store have no phase to tell."""
     texts = []
-    for kind, phases in found.counts.items():
-        counted = ", ".join(f"{count} {phase}" for phase, count in phases.items())
-        texts.append(f"{_KINDS.get(kind, kind)}: {counted}")
+    for kind, name in _KINDS.items():
+        phases = found.counts.get(kind, {}).items()
+        if counted := ", ".join(f"{count} {phase}" for phase, count in phases if phase):
+            texts.append(f"{name}: {counted}")
     return "; ".join(texts) or "no volumes"

@@ -121,6 +121,11 @@ def test_the_lists_have_a_column_for_replicas(site: Site, xlss: Command) -> None
     assert (code, "1/2, resync 43 %" in text) == (0, True)  # it mends itself
 
 
+def test_the_status_counts_what_people_make(site: Site, xlss: Command) -> None:
+    """And not the records behind a replicated volume."""
+    assert xlss("status")[1].splitlines()[1] == "volumes: 1 ready"
+
+
 def test_frozen_writes_want_a_person(site: Site, xlss: Command) -> None:
     site.replica(
         "n1", connection="WFConnection", peer_disk="DUnknown", frozen="the other one was lost"
