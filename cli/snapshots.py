@@ -10,6 +10,7 @@ import typer
 from cli.admin_client import DEFAULT_SOCKET, connect
 from cli.options import SocketOption
 from cli.output import Output, OutputOption, print_json, print_table, size
+from cluster.identifiers import Kind, is_id
 
 
 def snapshots(
@@ -19,8 +20,9 @@ def snapshots(
 ) -> None:
     """All snapshots, also those that are half-made or being deleted."""
     with connect(socket) as client:
-        volume_id = client.volume(volume)[0].id if volume else ""
-        found = list(client.snapshots(volume_id))
+        # Snapshots outlive their volume: an identifier is not looked up.
+        known = not volume or is_id(Kind.VOLUME, volume)
+        found = list(client.snapshots(volume if known else client.volume(volume)[0].id))
     if output is Output.JSON:
         print_json(found)
         return

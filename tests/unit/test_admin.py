@@ -243,6 +243,19 @@ def test_the_commands_print_json_for_scripts(controller: Controller, xlss: Comma
     assert [one["volume_id"] for one in xlss.json("snapshots")] == [volume]
 
 
+def test_the_snapshots_of_a_deleted_volume_are_found_by_its_id(
+    controller: Controller, xlss: Command
+) -> None:
+    volume = controller.create("data")
+    cut = controller.snapshots.create("cut", volume)
+    controller.create("other")
+    controller.volumes.delete(volume)
+    assert [one["id"] for one in xlss.json("snapshots", "--volume", volume)] == [cut.id]
+    assert xlss.json("snapshots", "--volume", "other") == []
+    code, text = xlss("snapshots", "--volume", "data")
+    assert (code, "there is no volume 'data'" in text) == (1, True)
+
+
 def test_a_node_that_answers_again_is_well_again(controller: Controller, xlss: Command) -> None:
     """Also before the next comparison of the store with the nodes."""
     controller.agents.nodes["n2"].down = True
