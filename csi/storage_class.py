@@ -60,7 +60,7 @@ _UNITS = {"": 1} | {
     for base, names in ((1000, "k M G T P E"), (1024, "Ki Mi Gi Ti Pi Ei"))
     for power, unit in enumerate(names.split(), start=1)
 }
-_MAX_LIMIT = (1 << 63) - 1
+_LEAST_LIMIT, _MAX_LIMIT = 2, (1 << 63) - 1  # Linux refuses 1 in io.max (blk-throttle.c)
 
 
 def parse_class(
@@ -279,6 +279,8 @@ def _choice(own: Mapping[str, str], key: str, choices: Sequence[str]) -> str:
 
 def _limit(key: str, text: str) -> int:
     limit = _quantity(key, text) if text else 0
+    if 0 < limit < _LEAST_LIMIT:
+        raise InvalidArgument(f"{key} {_shown(text)}: the least limit is {_LEAST_LIMIT}; 0 is none")
     if limit > _MAX_LIMIT:
         raise InvalidArgument(f"{key} {_shown(text)} is larger than any limit can be")
     return limit

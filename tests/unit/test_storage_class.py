@@ -160,6 +160,7 @@ def test_a_change_of_limits_changes_what_it_names() -> None:
     [
         ({"readIop": "5"}, "unknown VolumeAttributesClass parameter 'readIop'; did you mean readI"),
         ({"pool": "nvme"}, "unknown VolumeAttributesClass parameter 'pool'"),
+        ({"readIops": "1"}, "readIops '1': the least limit is 2"),
         ({"readIops": "-1"}, "readIops '-1' must be a quantity"),
         ({"readIops": "many"}, "readIops 'many' must be a quantity"),
         ({"readIops": "1.5"}, "readIops '1.5' is not a whole number"),
