@@ -1,8 +1,12 @@
-"""Placement over three real nodes: topology, zones, and claims that race for the last room."""
+"""Placement over three real nodes: topology, zones, and claims that race for the last room.
+
+And the whole way of an I/O limit, from the controller to a writer in a pod.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +20,7 @@ from lab.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from lab.lab import Lab
+    from lab.node import Node
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("three-nodes")]
 
@@ -118,3 +123,65 @@ def test_of_fifty_claims_at_once_the_thirty_that_fit_succeed(
     left = logical_volumes(cluster)
     assert {name: len(volumes) for name, volumes in left.items()} == dict.fromkeys(ZONES, 10)
     assert len(cluster.controller().volumes()) == 30
+
+
+POD = "0b1a8a55-63f4-4a0e-8a4e-6a2c5a0d8f11"
+STAGING = "/var/lib/kubelet/staging/limited"
+TARGET = f"/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~csi/limited/mount"
+PODS = "/sys/fs/cgroup/kubepods"
+IN_POD, BESIDE = f"{PODS}/pod{POD}", f"{PODS}/beside"
+WRITE = (
+    "echo $$ >{cgroup}/cgroup.procs; while :; do"
+    " dd if=/dev/zero of={path} bs=4k count=1000 oflag=direct conv=notrunc status=none; done"
+)
+
+
+def test_a_limit_slows_a_writer_that_runs(
+    cluster: Deployment, create: Callable[..., pb.Volume]
+) -> None:
+    """The measure is a second writer, on the same volume and in no pod."""
+    volume = create("limited", mutable={"writeIops": "1000000"})
+    name, controller = node_of(volume), cluster.controller()
+    node, kubelet = cluster.nodes[name], cluster.node(name)
+    node.run(["mkdir", "-p", IN_POD, BESIDE, STAGING, TARGET.rpartition("/")[0]])
+    controller.publish(volume.volume_id, name)
+    kubelet.stage(volume, STAGING)
+    kubelet.publish(volume, STAGING, TARGET)
+    device = node.run(["findmnt", "-no", "MAJ:MIN", TARGET]).text.strip()
+    writers = [
+        node.spawn(["bash", "-c", WRITE.format(cgroup=cgroup, path=f"{TARGET}/{number}")], log=log)
+        for number, (cgroup, log) in enumerate([(IN_POD, "/run/pod.log"), (BESIDE, "/run/b.log")])
+    ]
+    try:
+        assert in_pod_for_1000_beside(node, device) > 100
+        controller.modify(volume.volume_id, writeIops="2")
+        assert in_pod_for_1000_beside(node, device) < 20
+        controller.modify(volume.volume_id, writeIops="0")
+        assert in_pod_for_1000_beside(node, device) > 100
+    finally:
+        for writer in writers:
+            writer.kill()
+    kubelet.unpublish(volume.volume_id, TARGET)
+    kubelet.unstage(volume.volume_id, STAGING)
+    controller.unpublish(volume.volume_id, name)
+    node.run(["rmdir", IN_POD, BESIDE, PODS])
+
+
+def in_pod_for_1000_beside(node: Node, device: str) -> int:
+    """Writes to the device that the pod gets through while the writer beside makes 1000."""
+    in_pod, beside = writes(node, device)
+    while True:
+        now_in_pod, now_beside = writes(node, device)
+        if now_beside >= beside + 1000:
+            return now_in_pod - in_pod
+        time.sleep(0.02)
+
+
+def writes(node: Node, device: str) -> tuple[int, int]:
+    """What the kernel has counted in either cgroup (io.stat in admin-guide/cgroup-v2)."""
+    counts = []
+    for cgroup in (IN_POD, BESIDE):
+        lines = node.get(f"{cgroup}/io.stat").decode().splitlines()
+        of_device = next((line.split() for line in lines if line.startswith(f"{device} ")), [])
+        counts.append(sum(int(word[5:]) for word in of_device if word.startswith("wios=")))
+    return counts[0], counts[1]
