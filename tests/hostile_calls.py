@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +14,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from node_agent.logs import LogFormat, set_up_logging
+from node_agent.request_id import current_request_id
 from tests.hostile_messages import SECRET
 
 CALL_SECONDS = 30.0
@@ -39,23 +45,34 @@ class Answer:
 
 
 def send(channel: grpc.Channel, method: MethodDescriptor, request: Message | bytes) -> Answer:
-    """Make a call; bytes are sent as they are, whether or not they are a message."""
+    """Make a call; bytes are sent as they are, whether or not they are a message.
+
+    Of a stream the first message is the answer.
+    """
     raw = request if isinstance(request, bytes) else request.SerializeToString()
-    call = channel.unary_unary(
+    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    call = make(
         f"/{method.containing_service.full_name}/{method.name}",
         request_serializer=bytes,
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
     try:
-        return Answer(grpc.StatusCode.OK, message=call(raw, timeout=CALL_SECONDS))
+        message = call(raw, timeout=CALL_SECONDS)
+        if method.server_streaming:
+            stream, message = message, next(message)
+            stream.cancel()
+        return Answer(grpc.StatusCode.OK, message=message)
     except grpc.RpcError as error:
         failed = cast(grpc.Call, error)
         return Answer(failed.code(), failed.details() or "")
 
 
-def judge(answer: Answer) -> None:
-    """An answer that was meant, in words for people, and that gives no secret away."""
-    assert answer.code not in FORBIDDEN, f"{answer.code}: {answer.text}"
+def judge(answer: Answer, *meant: grpc.StatusCode) -> None:
+    """An answer that was meant, in words for people, and that gives no secret away.
+
+    ``meant``: codes that are forbidden elsewhere.
+    """
+    assert answer.code not in FORBIDDEN.difference(meant), f"{answer.code}: {answer.text}"
     shown = f"{answer.text} {answer.message or ''}"
     assert SECRET not in shown
     assert "Traceback" not in shown
@@ -64,6 +81,19 @@ def judge(answer: Answer) -> None:
         # gRPC's own complaints about a message or a header that is too long for it.
         assert "metadata size exceeds" not in answer.text
         assert "larger than max" not in answer.text
+
+
+@contextmanager
+def whole_log() -> Iterator[io.StringIO]:
+    """All that this process logs, as the driver writes it, from the lowest level up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    set_up_logging(LogFormat.JSON, "debug", current_request_id, stream)
+    yield stream
+    root.handlers = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def judge_log(log: str) -> None:

@@ -6,7 +6,6 @@ The requests are the same in every run. `XLSS_FUZZ_EXAMPLES=2000` asks for more 
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.rpc import csi_pb2 as pb
-from node_agent.logs import LogFormat, set_up_logging
-from node_agent.request_id import current_request_id
-from tests.hostile_calls import Answer, judge, judge_log, send
+from tests.hostile_calls import Answer, judge, judge_log, send, whole_log
 from tests.hostile_messages import SECRET, Vocabulary, examples, methods_of, requests, swept
 from tests.unit.controller_driver import BLOCK, GIB, MIB, MOUNT, ControllerDriver, controller_driver
 
@@ -138,15 +135,8 @@ class Standing:
 
 @pytest.fixture(scope="module")
 def log() -> Iterator[io.StringIO]:
-    """All that this process logs, as the driver writes it, from the lowest level up."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    stream = io.StringIO()
-    set_up_logging(LogFormat.JSON, "debug", current_request_id, stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
+    with whole_log() as stream:
+        yield stream
 
 
 @pytest.fixture(scope="module")
