@@ -52,9 +52,7 @@ STATED = Statement(
     1,
     3,
 )
-NOTED = replace(
-    BOTH, epoch=9, caches_safe=True, quarantine="q", reports=(Report("b", BOTH),), forced="b"
-)
+NOTED = replace(BOTH, epoch=9, quarantine="q", reports=(Report("b", BOTH),), forced="b")
 NASTY: tuple[Any, ...] = (
     None,
     True,
