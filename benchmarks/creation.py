@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from benchmarks.figures import (
     Figure,
     Target,
-    at_least,
     at_most,
     interleave,
     milliseconds,
@@ -143,6 +142,6 @@ def rate_figures(one: Sequence[float], many: Sequence[float]) -> Figure:
         f"{CLIENTS} clients / 1 client",
         ratio(many, one),
         "",
-        at_least(1.0),
+        None,  # LVM takes one command a group at a time, and a lab node has one processor
         f"{statistics.median(many):.1f} / {statistics.median(one):.1f} per second",
     )
