@@ -22,7 +22,7 @@ from host.lvm.executor import DEADLINE, FallbackExecutor
 from host.lvm.fork import ForkExecutor
 from host.lvm.growth import growth, troubles
 from host.lvm.leftovers import resume_left_suspended
-from host.lvm.model import GroupState, Kind, ThinPool
+from host.lvm.model import GroupState, Kind, ThinPool, VolumeGroup
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.shell import ShellExecutor
 from host.lvm.udev import udev_answers
@@ -109,7 +109,7 @@ class Pools:
         name, done = status.spec.name, False
         try:
             done = self._search_lost_disks(status)
-            if status.state and self._resume(status.spec.volume_group):
+            if status.state and self._resume(status.state.volume_group):
                 done = True
             if self.grow_if_needed(name, status):
                 done = True
@@ -203,15 +203,15 @@ class Pools:
         executor = FallbackExecutor(shell, ForkExecutor(self._runner, directory))
         group = Group(directory, executor)
         try:
-            Lvm([group], deadline=self._deadline).volume_group(spec.volume_group)
+            found = Lvm([group], deadline=self._deadline).volume_group(spec.volume_group)
         except BaseException:
             executor.close()
             raise
         self._directories[spec.name] = directory
         self.lvm.add(group)
-        self._resume(spec.volume_group)
+        self._resume(found)
 
-    def _resume(self, group: str) -> bool:
+    def _resume(self, group: VolumeGroup) -> bool:
         resumed = resume_left_suspended(self._runner, self.lvm, group)
         for name in resumed:
             log.warning("%s was left suspended by a killed command: resumed", name)

@@ -398,6 +398,22 @@ p.close()
     )
 
 
+def test_what_another_group_holds_suspended_is_left_alone(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+p = pools(thick())
+# One of group vg0-fast; one of a group vg0 whose disks are not ours.
+for name in ("vg0--fast-v1", "vg0-v1"):
+    sh(f"dmsetup create {name} --uuid LVM-{'x' * 64} --table '0 8 error'; dmsetup suspend {name}")
+    assert not p.tend(p.status("p"))
+    assert "SUSPENDED" in sh(f"dmsetup info {name}")
+    sh(f"dmsetup resume {name}; dmsetup remove {name}")
+p.close()
+""",
+    )
+
+
 def test_a_removed_volume_comes_back_from_the_archive(blank_node: Node) -> None:
     story(
         blank_node,
