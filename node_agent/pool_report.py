@@ -40,22 +40,21 @@ def pool_report(status: PoolStatus, block_bytes: int = 0) -> PoolReport:
         thick_total_bytes=group.size_bytes,
         thick_free_bytes=group.free_bytes if whole else 0,
         disk_free_bytes=tuple(disk.free_bytes if whole else 0 for disk in state.physical_volumes),
-        thin=None if thin is None else _thin_report(spec, thin, usable=whole and thin.active),
+        thin=None if thin is None else _thin_report(spec, thin, whole=whole),
         trouble=status.trouble,
         block_bytes=block_bytes,
     )
 
 
-def _thin_report(spec: PoolSpec, thin: ThinPool, *, usable: bool) -> ThinPoolReport:
+def _thin_report(spec: PoolSpec, thin: ThinPool, *, whole: bool) -> ThinPoolReport:
+    usable = whole and thin.active and thin.zeroes and not thin.health
     return ThinPoolReport(
         name=thin.name,
         total_bytes=thin.size_bytes,
         used_bytes=thin.data_used_bytes,
         metadata_used=thin.metadata_used,
         virtual_bytes=thin.virtual_bytes,
-        virtual_limit_bytes=(
-            int(thin.size_bytes * spec.overcommit) if usable and not thin.health else 0
-        ),
+        virtual_limit_bytes=int(thin.size_bytes * spec.overcommit) if usable else 0,
         chunk_bytes=thin.chunk_bytes,
     )
 

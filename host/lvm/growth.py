@@ -79,6 +79,11 @@ def _thin_troubles(spec: PoolSpec, thin: ThinPool | None) -> list[str]:
         return [f"thin pool {spec.thin_pool} is not there"]
     if not thin.active:
         return [f"thin pool {thin.name} is not active"]
+    if not thin.zeroes:
+        return [
+            f"thin pool {thin.name} takes nothing new: it does not zero its blocks, and nobody else"
+            f" does (lvchange --zero y {thin.vg}/{thin.name})"
+        ]
     used = {"data": thin.data_used, "metadata": thin.metadata_used}
     return [
         f"thin pool {thin.name}: {share:.0%} of its {what} used"

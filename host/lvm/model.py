@@ -115,7 +115,10 @@ class VolumeGroup:
 
 @dataclass(frozen=True)
 class ThinPool:
-    """``virtual_bytes``: sum of the sizes of all thin volumes and snapshots in the pool."""
+    """``virtual_bytes``: sum of the sizes of all thin volumes and snapshots in the pool.
+
+    ``zeroes``: a block that is written for the first time holds nothing of who had it before.
+    """
 
     vg: str
     name: str
@@ -126,6 +129,7 @@ class ThinPool:
     chunk_bytes: int
     virtual_bytes: int
     error_when_full: bool
+    zeroes: bool
     active: bool
     needs_check: bool
     health: str

@@ -22,7 +22,7 @@ LV_COLUMNS = (
     "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_layout,lv_role,pool_lv,origin,lv_active,"
     "lv_device_open,lv_suspended,lv_permissions,lv_kernel_major,lv_kernel_minor,data_percent,"
     "metadata_percent,thin_id,sync_percent,lv_health_status,lv_check_needed,lv_snapshot_invalid,"
-    "lv_metadata_size,chunk_size,lv_when_full,origin_size"
+    "lv_metadata_size,chunk_size,lv_when_full,zero,origin_size"
 )
 # A group without volumes still has disks: the report of the disks tells of the group as well.
 PV_COLUMNS = (
@@ -172,6 +172,7 @@ def _thin_pool(row: Row, all_rows: Iterable[Row]) -> ThinPool:
             if other["pool_lv"] == row["lv_name"] and other["vg_name"] == row["vg_name"]
         ),
         error_when_full=row["lv_when_full"] == "error",
+        zeroes=row["zero"] == "zero",
         active=row["lv_active"] == "active",
         needs_check=row["lv_check_needed"] == "check needed",
         health=_health(row),

@@ -352,6 +352,24 @@ p.close()
     )
 
 
+def test_a_thin_pool_that_shows_what_was_in_its_blocks_takes_nothing_new(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+from node_agent.pool_report import pool_report
+p = pools(thin())
+environment = {**os.environ, "LVM_SYSTEM_DIR": "/run/xlss/lvm/vg0", "DM_DISABLE_UDEV": "1"}
+for zero, limit in [("n", 0), ("y", 128 * MIB)]:
+    subprocess.run(["lvchange", "--zero", zero, "vg0/thin"], check=True, env=environment)
+    status = p.status("p")
+    assert ("lvchange --zero y vg0/thin" in status.trouble) is (zero == "n"), status.trouble
+    assert pool_report(status).thin.virtual_limit_bytes == limit
+p.lvm.remove("vg0", "thin")
+p.close()
+""",
+    )
+
+
 def test_a_killed_shell_is_started_again(blank_node: Node) -> None:
     story(
         blank_node,

@@ -35,6 +35,7 @@ THIN = ThinPool(
     chunk_bytes=64 << 10,
     virtual_bytes=80 * GIB,
     error_when_full=True,
+    zeroes=True,
     active=True,
     needs_check=False,
     health="",
@@ -110,6 +111,7 @@ def test_a_healthy_pool_is_silent() -> None:
         ),
         (replace(STATE, thin_pools=()), "thin pool thin is not there"),
         (replace(STATE, thin_pools=(replace(THIN, active=False),)), "not active"),
+        (replace(STATE, thin_pools=(replace(THIN, zeroes=False),)), "lvchange --zero y vg0/thin"),
         (replace(STATE, thin_pools=(replace(THIN, data_used=0.96),)), "96% of its data used"),
         (replace(STATE, thin_pools=(replace(THIN, metadata_used=1.0),)), "100% of its metadata"),
         (

@@ -96,6 +96,7 @@ def test_a_thin_pool_promises_what_its_volumes_are_long() -> None:
     assert pool.metadata_used == pytest.approx(0.1094)
     assert pool.active
     assert pool.error_when_full
+    assert pool.zeroes
     assert not pool.needs_check
     assert pool.health == ""
 
