@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from host.device_mapper import major_minor
-from host.errors import DeviceFailed, HostError, InUse, Missing
+from host.errors import DeviceFailed, HostError, InTransition, InUse, Missing
 
 _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
@@ -102,11 +102,11 @@ def holders_of(path: str) -> list[str]:
 
 
 def wait_for_node(path: str, seconds: float) -> None:
-    """Wait until the device node is there, which udev may make a moment later. Raises Missing."""
+    """Wait until the node of a device is there, which udev may make late. Raises InTransition."""
     give_up = time.monotonic() + seconds
     while not stat.S_ISBLK(_mode(path)):
         if time.monotonic() >= give_up:
-            raise Missing(f"{path} has not come within {seconds} s")
+            raise InTransition(f"{path} has not come within {seconds} s")
         time.sleep(0.02)
 
 

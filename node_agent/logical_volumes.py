@@ -277,7 +277,7 @@ class LogicalVolumes:
             self._account_room(pool, entry, -entry.size_bytes)
 
     def ensure_active(self, entry: Entry) -> None:
-        """Make its device node, if it is not there. Raises Missing, DeviceFailed."""
+        """Make its device node, if it is not there. Raises Missing, DeviceFailed, InTransition."""
         if not Path(entry.path).is_block_device():
             self._pool(entry.pool.name).source.lvm.activate(entry.group, entry.name)
             block_device.wait_for_node(entry.path, _NODE_SECONDS)

@@ -3,10 +3,10 @@
 Sizes are bytes; LVM rounds them up to whole extents. Every call may be repeated after a crash:
 those that create raise ``AlreadyExists``, all others do what is left to do.
 
-Errors: ``Missing`` (no such volume, pool or group), ``AlreadyExists``, ``NoSpace``, ``InUse``,
-``Refused``, ``DeviceFailed`` (a disk is missing or returns errors, metadata needs repair),
-``CommandStuck`` (with ``CommandLost``), and ``CommandFailed`` for what LVM says in words that we
-do not know.
+Errors: ``Missing`` (no such volume or pool), ``AlreadyExists``, ``NoSpace``, ``InUse``,
+``Refused``, ``DeviceFailed`` (a disk or the whole group is missing, a disk returns errors, metadata
+needs repair), ``CommandStuck`` (with ``CommandLost``), and ``CommandFailed`` for what LVM says in
+words that we do not know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.errors import InUse, Missing, Refused
+from host.errors import DeviceFailed, InUse, Missing, Refused
 from host.lvm import report as parse
 from host.lvm.config import GroupDirectory
 from host.lvm.executor import DEADLINE, LvmExecutor
@@ -340,7 +340,7 @@ class Lvm:
     def _group(self, vg: str) -> Group:
         group = self._groups.get(vg)
         if group is None:
-            raise Missing(f"volume group {vg} is not open on this node")
+            raise DeviceFailed(f"volume group {vg} is not open on this node")
         return group
 
     def _only(self, vg: str, groups: Sequence[VolumeGroup]) -> VolumeGroup:
@@ -349,7 +349,7 @@ class Lvm:
             uuids = ", ".join(group.uuid for group in named)
             raise Refused(f"{len(named)} volume groups on these disks are named {vg}: {uuids}")
         if not named:
-            raise Missing(f"volume group {vg} is not on the disks that are there")
+            raise DeviceFailed(f"volume group {vg} is not on the disks that are there")
         return named[0]
 
 

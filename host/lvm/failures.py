@@ -29,10 +29,10 @@ _VOLUME_NOT_FOUND = re.compile(
     r"Failed to find logical volume|[Ll]ogical volume \S+ not found"
     r"|Pool \S+ not found|origin LV \S+ not found"
 )
-_GROUP_NOT_FOUND = re.compile(r"Volume group \S+ not found|Cannot find volume group")
 
 # In order: the first pattern that a message matches decides. A disk that fails comes first, for it
-# makes LVM miss volumes and room as well.
+# makes LVM miss volumes and room as well. A group that is not found is one whose disks are: nobody
+# may take its volumes for gone.
 _PATTERNS: tuple[tuple[re.Pattern[str], type[HostError]], ...] = (
     (
         re.compile(
@@ -40,6 +40,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], type[HostError]], ...] = (
             r"|Input/output error|[Ee]rror (reading|writing) device|Couldn't find device"
             r"|[Mm]anual repair required|Check of pool \S+ failed|missing PVs"
             r"|device for PV \S+ not found|is unknown or missing"
+            r"|Volume group \S+ not found|Cannot find volume group"
         ),
         DeviceFailed,
     ),
@@ -53,7 +54,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], type[HostError]], ...] = (
     ),
     (re.compile(r"already exists"), AlreadyExists),
     (_VOLUME_NOT_FOUND, Missing),
-    (_GROUP_NOT_FOUND, Missing),
     (
         re.compile(
             r"in use|is used by another device|contains a filesystem|Device or resource busy"

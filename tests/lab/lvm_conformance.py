@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from host.command import Runner
-from host.errors import AlreadyExists, InUse, Missing, NoSpace, Refused
+from host.errors import AlreadyExists, DeviceFailed, InUse, Missing, NoSpace, Refused
 from host.lvm.commands import Group, Lvm
 from host.lvm.config import GroupDirectory
 from host.lvm.executor import LvmExecutor
@@ -109,7 +109,7 @@ def test_what_is_not_there_is_missing(lvm: Lvm) -> None:
         lvm.retag("vg0", "nobody", add=["x"])
     with pytest.raises(Missing):
         lvm.activate("vg0", "nobody")
-    with pytest.raises(Missing):
+    with pytest.raises(DeviceFailed):
         lvm.logical_volumes("vg1")
 
 

@@ -289,10 +289,7 @@ while runner.stuck:
 assert {v.name for v in p.lvm.logical_volumes("vga")} >= {"v1"}
 
 swap_table("disk", f"0 {size} error")
-try:
-    p.lvm.create_thick("vga", "v3", 8 * MIB)
-except (DeviceFailed, Missing) as error:
-    print("failing disk:", error)
+expect(DeviceFailed, p.lvm.remove, "vga", "v1")
 assert p.status("a").trouble != ""
 p.lvm.create_thick("vgb", "v2", 8 * MIB)
 swap_table("disk", f"0 {size} linear /dev/ubdb 0")

@@ -152,7 +152,7 @@ def test_a_warning_is_no_failure() -> None:
         ("nospace", NoSpace),
         ("nospace-raid", NoSpace),
         ("many-stripes", Refused),
-        ("nogroup", Missing),
+        ("nogroup", DeviceFailed),
         ("nopool", Missing),
         ("noorigin", Missing),
         ("gone", Missing),

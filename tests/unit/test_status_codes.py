@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import cluster.errors
 import host.errors
 from cluster.store import RevisionExpired
+from host.block_device import wait_for_node
 from node_agent import status_codes
 from node_agent.status_codes import code_of, error_of
 from node_agent.tls import PeerRefused
@@ -39,6 +41,12 @@ def test_an_error_is_answered_with_the_code_of_its_most_specific_class() -> None
     assert code_of(RevisionExpired()) is grpc.StatusCode.INTERNAL
     stuck = host.errors.CommandFailed(["lvs"], 5, "")
     assert code_of(stuck) is grpc.StatusCode.INTERNAL
+
+
+def test_a_node_that_udev_makes_late_may_be_asked_for_again(tmp_path: Path) -> None:
+    with pytest.raises(host.errors.HostError) as late:
+        wait_for_node(str(tmp_path / "vol"), seconds=0)
+    assert code_of(late.value) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_what_nobody_raised_on_purpose_has_no_code() -> None:
