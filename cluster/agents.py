@@ -165,8 +165,12 @@ class Agent(Protocol):
         """
         ...
 
-    def delete_volume(self, volume_id: str) -> None:
-        """Raises Refused while it is mounted or a thick snapshot depends on it."""
+    def delete_volume(self, volume_id: str, pool: str = "") -> None:
+        """``pool``: the only one that it may be in; "": any that the node is configured with.
+
+        Raises Refused while it is mounted or a thick snapshot depends on it; Unavailable while the
+        pool is not in the node's configuration.
+        """
         ...
 
     def expand_volume(
@@ -200,7 +204,9 @@ class Agent(Protocol):
         """All at one instant."""
         ...
 
-    def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None: ...
+    def delete_snapshots(self, snapshot_ids: Sequence[str], pool: str = "") -> None:
+        """``pool`` is that of all of them, as in ``delete_volume``."""
+        ...
 
     def verify_volume(self, volume_id: str) -> None:
         """Begin to compare both replicas; one under way is success.
@@ -218,6 +224,12 @@ class Agents(Protocol):
     def agent(self, node: str) -> Agent:
         """Raises NotFound for a node that is not configured."""
         ...
+
+
+def configured(agents: Agents, nodes: Collection[str]) -> list[str]:
+    """Those of the nodes that are: what was on others is given up."""
+    names = agents.names()
+    return [node for node in nodes if node in names]
 
 
 def ask_all(

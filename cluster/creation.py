@@ -120,7 +120,7 @@ class VolumeMaker:
         # A replica that is on its way out is in both until the membership record is without it.
         kept = {*self._pools.troubled(), *volume.nodes}
         asked = tuple(node for node in volume.leftovers if node not in kept)
-        failures = self._remover.delete_on(volume.id, asked)
+        failures = self._remover.delete_on(volume, asked)
         return tuple(node for node in volume.leftovers if node in kept or node in failures)
 
     def _new_volume(self, request: CreateRequest) -> Volume:
@@ -267,7 +267,7 @@ class VolumeMaker:
         """
         volume = entry.item
         places = tuple(dict.fromkeys((*volume.nodes, *volume.leftovers)))
-        failures = self._remover.delete_on(volume.id, places)
+        failures = self._remover.delete_on(volume, places)
         self._replicas.memberships.delete(volume.id)
         for node in failures:
             refused[node] = f"half-made parts of it remain there ({failures[node]})"

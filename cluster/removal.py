@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from cluster.agents import Agents, ask_all
+from cluster.agents import Agents, ask_all, configured
 from cluster.clones import CloneCuts
-from cluster.errors import ClusterError, NotFound, Refused, Unavailable
+from cluster.errors import ClusterError, Refused, Unavailable
 from cluster.model import Phase, Volume
 from cluster.records import Entry, volume_table
 from cluster.replicas import ReplicaRecords
@@ -38,7 +38,7 @@ class VolumeRemover:
             entry = self._volumes.update(entry, phase=Phase.DELETING)
         volume = entry.item
         places = tuple(dict.fromkeys((*volume.nodes, *volume.leftovers)))
-        failures = self.delete_on(volume.id, places)
+        failures = self.delete_on(volume, places)
         if not failures:
             if volume.spec.replicas > 1 or volume.replication is not None:
                 self._replicas.dissolve(volume)
@@ -59,18 +59,14 @@ class VolumeRemover:
             self._volumes.update(entry, nodes=(), leftovers=left)
         raise Unavailable(f"volume {volume.id} is not removed everywhere: {_texts(failures)}")
 
-    def delete_on(self, volume_id: str, nodes: tuple[str, ...]) -> dict[str, ClusterError]:
+    def delete_on(self, volume: Volume, nodes: Sequence[str]) -> dict[str, ClusterError]:
         """The nodes where it may still be, and why. A node that is not configured is no more."""
         answers = ask_all(
             self._agents,
-            dict.fromkeys(nodes),
-            lambda _, agent: agent.delete_volume(volume_id),
+            configured(self._agents, nodes),
+            lambda _, agent: agent.delete_volume(volume.id, volume.spec.pool),
         )
-        return {
-            node: answer
-            for node, answer in answers.items()
-            if answer is not None and not isinstance(answer, NotFound)
-        }
+        return {node: answer for node, answer in answers.items() if answer is not None}
 
     def _keep(self, entry: Entry[Volume], failures: Mapping[str, ClusterError]) -> tuple[str, ...]:
         """For the nodes that are left. Raises what one that was reached has against it."""

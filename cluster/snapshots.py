@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from cluster.agents import Agents, SnapshotReport, ask_all
+from cluster.agents import Agents, SnapshotReport, ask_all, configured
 from cluster.cutting import Cutter
 from cluster.errors import (
     AlreadyExists,
@@ -48,13 +48,11 @@ class SnapshotRemover:
             entry = self._snapshots.update(entry, phase=Phase.DELETING)
         snapshot = entry.item
         answers = ask_all(
-            self._agents, snapshot.nodes, lambda _, agent: agent.delete_snapshots((snapshot.id,))
+            self._agents,
+            configured(self._agents, snapshot.nodes),
+            lambda _, agent: agent.delete_snapshots((snapshot.id,), snapshot.spec.pool),
         )
-        failures = {
-            node: answer
-            for node, answer in answers.items()
-            if answer is not None and not isinstance(answer, NotFound)
-        }
+        failures = {node: answer for node, answer in answers.items() if answer is not None}
         left = tuple(failures)
         for answer in failures.values():
             if isinstance(answer, Refused):

@@ -179,9 +179,9 @@ class NodeAgent:
         report = replace(self.reporter.volume(entry), logical_volume_uuid="")
         return report, self.logical.report(entry.pool.name)
 
-    def delete_volume(self, volume_id: str) -> None:
+    def delete_volume(self, volume_id: str, pool: str = "") -> None:
         require_id(IdKind.VOLUME, volume_id, "volume_id")
-        self.volumes.delete(volume_id)
+        self.volumes.delete(volume_id, pool)
 
     def expand_volume(
         self, volume_id: str, size_bytes: int, limit_bytes: int
@@ -224,10 +224,10 @@ class NodeAgent:
         entries = self._snapshots.create(snapshots, suspension)
         return tuple(map(self.reporter.snapshot, entries))
 
-    def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None:
+    def delete_snapshots(self, snapshot_ids: Sequence[str], pool: str = "") -> None:
         for snapshot_id in snapshot_ids:
             require_id(IdKind.SNAPSHOT, snapshot_id, "snapshot_ids")
-        self._snapshots.delete(snapshot_ids)
+        self._snapshots.delete(snapshot_ids, pool)
 
     def verify_volume(self, volume_id: str) -> None:
         require_id(IdKind.VOLUME, volume_id, "volume_id")

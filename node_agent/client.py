@@ -58,8 +58,8 @@ class GrpcAgent:
         answer = self._stub.CreateVolume(request)
         return wire.volume_from_wire(answer.volume), wire.pool_from_wire(answer.pool)
 
-    def delete_volume(self, volume_id: str) -> None:
-        request = pb.DeleteVolumeRequest(volume_id=volume_id)
+    def delete_volume(self, volume_id: str, pool: str = "") -> None:
+        request = pb.DeleteVolumeRequest(volume_id=volume_id, pool=pool)
         self._stub.DeleteVolume(request)
 
     def expand_volume(
@@ -102,8 +102,8 @@ class GrpcAgent:
         answer = self._stub.CreateSnapshots(request)
         return tuple(wire.snapshot_from_wire(snapshot) for snapshot in answer.snapshots)
 
-    def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None:
-        request = pb.DeleteSnapshotsRequest(snapshot_ids=snapshot_ids)
+    def delete_snapshots(self, snapshot_ids: Sequence[str], pool: str = "") -> None:
+        request = pb.DeleteSnapshotsRequest(snapshot_ids=snapshot_ids, pool=pool)
         self._stub.DeleteSnapshots(request)
 
     def verify_volume(self, volume_id: str) -> None:

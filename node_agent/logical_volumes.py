@@ -131,15 +131,23 @@ class LogicalVolumes:
         found = (pool.entries.get(name) for pool in self._pools.values())
         return next((entry for entry in found if entry is not None), None)
 
-    def find_fresh(self, kind: Kind, identifier: str) -> Entry | None:
-        """What is there. Raises Unavailable when a pool that may hold it cannot be looked at."""
-        for name in self._pools:
+    def find_fresh(self, kind: Kind, identifier: str, pool_name: str = "") -> Entry | None:
+        """What is there. Raises Unavailable when a pool that may hold it cannot be looked at.
+
+        Where ``pool_name`` is given, that is the one with that name.
+        """
+        if pool_name and pool_name not in self._pools:
+            raise Unavailable(
+                f"pool {pool_name!r} is not in this node's configuration: put it back, or remove"
+                " the node from the controller's"
+            )
+        for name in (pool_name,) if pool_name else self._pools:
             self.look(name)
         return self.find(kind, identifier)
 
-    def locate(self, kind: Kind, identifier: str) -> Entry | None:
+    def locate(self, kind: Kind, identifier: str, pool_name: str = "") -> Entry | None:
         """From memory where it is known; None only when a fresh look has not found it."""
-        return self.find(kind, identifier) or self.find_fresh(kind, identifier)
+        return self.find(kind, identifier) or self.find_fresh(kind, identifier, pool_name)
 
     def require(self, kind: Kind, identifier: str) -> Entry:
         """As ``locate``; raises NotFound in place of None."""

@@ -109,7 +109,7 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
     def DeleteVolume(
         self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext
     ) -> pb.DeleteVolumeResponse:
-        self._agent.delete_volume(request.volume_id)
+        self._agent.delete_volume(request.volume_id, request.pool)
         return pb.DeleteVolumeResponse(pools=self._pools())
 
     def ExpandVolume(
@@ -158,7 +158,7 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
     def DeleteSnapshots(
         self, request: pb.DeleteSnapshotsRequest, context: grpc.ServicerContext
     ) -> pb.DeleteSnapshotsResponse:
-        self._agent.delete_snapshots(tuple(request.snapshot_ids))
+        self._agent.delete_snapshots(tuple(request.snapshot_ids), request.pool)
         return pb.DeleteSnapshotsResponse(pools=self._pools())
 
     def VerifyVolume(

@@ -63,13 +63,16 @@ class NodeSnapshots:
             stack.enter_context(self._locks.hold(*volume_ids, purpose="a snapshot of it"))
             return self._cut_together(wanted)
 
-    def delete(self, snapshot_ids: Sequence[str]) -> None:
-        """Those that are not there are success. Raises Busy while one is being copied."""
+    def delete(self, snapshot_ids: Sequence[str], pool_name: str) -> None:
+        """Those that are not in their pool, "" for any, are success.
+
+        Raises Busy while one is being copied, Unavailable.
+        """
         with self._locks.hold(*snapshot_ids, purpose="their deletion"):
             for snapshot_id in snapshot_ids:
                 if reader := self._jobs.reader_of(snapshot_id):
                     raise Busy(f"snapshot {snapshot_id} is being read: {reader}")
-                entry = self._logical.locate(Kind.SNAPSHOT, snapshot_id)
+                entry = self._logical.locate(Kind.SNAPSHOT, snapshot_id, pool_name)
                 if entry is not None:
                     self._logical.remove(entry)
 

@@ -85,13 +85,13 @@ class NodeVolumes:
                 self.require_replicas().establish(entry)
             return entry
 
-    def delete(self, volume_id: str) -> None:
-        """Remove it with all half-made parts; nothing there is success.
+    def delete(self, volume_id: str, pool_name: str) -> None:
+        """Remove it with all half-made parts; nothing in its pool, "" for any, is success.
 
         Raises Refused while it is mounted or a thick snapshot depends on it, Busy, Unavailable.
         """
         with self._locks.hold(volume_id, purpose="its deletion"):
-            entry = self._volumes.locate(Kind.VOLUME, volume_id)
+            entry = self._volumes.locate(Kind.VOLUME, volume_id, pool_name)
             self._require_deletable(volume_id, entry)
             self._jobs.cancel(volume_id)
             self._remove_scratch(volume_id)

@@ -122,8 +122,16 @@ class AgentSuite:
         wanted = volume(subject, provision)
         made(subject, wanted)
         for _ in range(2):
-            subject.agent.delete_volume(wanted.id)
+            subject.agent.delete_volume(wanted.id, subject.pool)
         assert subject.agent.inventory().volumes == ()
+
+    def test_what_may_be_in_a_pool_that_is_not_configured_is_not_told_to_be_gone(
+        self, subject: AgentSubject
+    ) -> None:
+        with pytest.raises(Unavailable, match="configuration"):
+            subject.agent.delete_volume(new_id(Kind.VOLUME, "retired"), "retired")
+        with pytest.raises(Unavailable, match="configuration"):
+            subject.agent.delete_snapshots([new_id(Kind.SNAPSHOT, "retired")], "retired")
 
     def test_what_is_not_there(self, subject: AgentSubject) -> None:
         missing = new_id(Kind.VOLUME, "missing")
@@ -195,8 +203,8 @@ class AgentSuite:
         (again,) = cut(subject, later)
         assert again.record == first.record
         assert [report.id for report in subject.agent.inventory().snapshots] == [wanted.id]
-        subject.agent.delete_snapshots([wanted.id])
-        subject.agent.delete_snapshots([wanted.id])
+        subject.agent.delete_snapshots([wanted.id], subject.pool)
+        subject.agent.delete_snapshots([wanted.id], subject.pool)
         assert subject.agent.inventory().snapshots == ()
 
     def test_snapshots_of_one_call_are_cut_all_or_none(self, subject: AgentSubject) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnode_agent/rpc/node_agent.proto\x12\x0cxlss.node.v1\"\x15\n\x13GetInventoryRequest\"\xfd\x02\n\tInventory\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x37\n\x08topology\x18\x03 \x03(\x0b\x32%.xlss.node.v1.Inventory.TopologyEntry\x12!\n\x05pools\x18\x04 \x03(\x0b\x32\x12.xlss.node.v1.Pool\x12%\n\x07volumes\x18\x05 \x03(\x0b\x32\x14.xlss.node.v1.Volume\x12)\n\tsnapshots\x18\x06 \x03(\x0b\x32\x16.xlss.node.v1.Snapshot\x12\x0f\n\x07\x66oreign\x18\x07 \x03(\t\x12\x16\n\x0estuck_commands\x18\x08 \x01(\r\x12\x0f\n\x07version\x18\t \x01(\t\x12\x1b\n\x13replication_address\x18\n \x01(\t\x12\x1b\n\x13replication_trouble\x18\x0b \x01(\t\x1a/\n\rTopologyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xda\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cvolume_group\x18\x02 \x01(\t\x12\x14\n\x0c\x65xtent_bytes\x18\x03 \x01(\x04\x12\x19\n\x11thick_total_bytes\x18\x04 \x01(\x04\x12\x18\n\x10thick_free_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x06 \x03(\x04\x12$\n\x04thin\x18\x07 \x01(\x0b\x32\x16.xlss.node.v1.ThinPool\x12\x0f\n\x07trouble\x18\x08 \x01(\t\x12\x13\n\x0b\x62lock_bytes\x18\t \x01(\r\"\xa1\x01\n\x08ThinPool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x15\n\rmetadata_used\x18\x04 \x01(\x01\x12\x15\n\rvirtual_bytes\x18\x05 \x01(\x04\x12\x1b\n\x13virtual_limit_bytes\x18\x06 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x07 \x01(\x04\"\x9b\x02\n\x06Volume\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0e\n\x06record\x18\x04 \x01(\t\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x0c\n\x04used\x18\x06 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x0e\n\x06mounts\x18\x08 \x03(\t\x12$\n\x06health\x18\t \x01(\x0e\x32\x14.xlss.node.v1.Health\x12\x0f\n\x07trouble\x18\n \x01(\t\x12\x17\n\x0f\x61llocated_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13logical_volume_uuid\x18\x0c \x01(\t\x12&\n\x07replica\x18\r \x01(\x0b\x32\x15.xlss.node.v1.Replica\"\xb3\x02\n\x07Replica\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04\x64isk\x18\x02 \x01(\t\x12\x11\n\tpeer_disk\x18\x03 \x01(\t\x12\x12\n\nconnection\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x05 \x01(\t\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\t\x12\x19\n\x11out_of_sync_bytes\x18\x07 \x01(\x04\x12\x1a\n\x12resync_total_bytes\x18\x08 \x01(\x04\x12\x19\n\x11resync_done_bytes\x18\t \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\n \x01(\x04\x12\r\n\x05\x64oing\x18\x0b \x01(\t\x12\x11\n\twaits_for\x18\x0c \x01(\t\x12\x0f\n\x07serving\x18\r \x01(\x08\x12$\n\x06verify\x18\x0e \x01(\x0b\x32\x14.xlss.node.v1.Verify\"I\n\x06Verify\x12\x13\n\x0b\x66inished_at\x18\x01 \x01(\x01\x12\x19\n\x11out_of_sync_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07trouble\x18\x03 \x01(\t\"m\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\" \n\x0fGetPoolsRequest\x12\r\n\x05\x66resh\x18\x01 \x01(\x08\"5\n\x10GetPoolsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"%\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"9\n\x11GetVolumeResponse\x12$\n\x06volume\x18\x01 \x01(\x0b\x32\x14.xlss.node.v1.Volume\"\x97\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06record\x18\x04 \x01(\t\x12\x1a\n\x12source_snapshot_id\x18\x05 \x01(\t\x12\x18\n\x10source_volume_id\x18\x06 \x01(\t\"^\n\x14\x43reateVolumeResponse\x12$\n\x06volume\x18\x01 \x01(\x0b\x32\x14.xlss.node.v1.Volume\x12 \n\x04pool\x18\x02 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"(\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"9\n\x14\x44\x65leteVolumeResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"Q\n\x13\x45xpandVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\"L\n\x14\x45xpandVolumeResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12 \n\x04pool\x18\x02 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"8\n\x13UpdateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\t\"8\n\x14UpdateVolumeResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"X\n\x06Limits\x12\x11\n\tread_iops\x18\x01 \x01(\x04\x12\x12\n\nwrite_iops\x18\x02 \x01(\x04\x12\x12\n\nread_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bwrite_bytes\x18\x04 \x01(\x04\"K\n\x10SetLimitsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12$\n\x06limits\x18\x02 \x01(\x0b\x32\x14.xlss.node.v1.Limits\"\x13\n\x11SetLimitsResponse\"J\n\x15SuspendVolumesRequest\x12\x12\n\nvolume_ids\x18\x01 \x03(\t\x12\x1d\n\x15\x64\x65\x61\x64line_milliseconds\x18\x02 \x01(\r\",\n\x16SuspendVolumesResponse\x12\x12\n\nsuspension\x18\x01 \x01(\t\"*\n\x14ResumeVolumesRequest\x12\x12\n\nsuspension\x18\x01 \x01(\t\"%\n\x15ResumeVolumesResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\"M\n\x16\x43reateSnapshotsRequest\x12\x1f\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x11.xlss.node.v1.Cut\x12\x12\n\nsuspension\x18\x02 \x01(\t\"=\n\x03\x43ut\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\t\"D\n\x17\x43reateSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.xlss.node.v1.Snapshot\".\n\x16\x44\x65leteSnapshotsRequest\x12\x14\n\x0csnapshot_ids\x18\x01 \x03(\t\"<\n\x17\x44\x65leteSnapshotsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"(\n\x13VerifyVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\x16\n\x14VerifyVolumeResponse*s\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n\tHEALTH_OK\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x17\n\x13HEALTH_INACCESSIBLE\x10\x03\x12\x14\n\x10HEALTH_DATA_LOSS\x10\x04\x32\xe8\x08\n\tNodeAgent\x12J\n\x0cGetInventory\x12!.xlss.node.v1.GetInventoryRequest\x1a\x17.xlss.node.v1.Inventory\x12I\n\x08GetPools\x12\x1d.xlss.node.v1.GetPoolsRequest\x1a\x1e.xlss.node.v1.GetPoolsResponse\x12L\n\tGetVolume\x12\x1e.xlss.node.v1.GetVolumeRequest\x1a\x1f.xlss.node.v1.GetVolumeResponse\x12U\n\x0c\x43reateVolume\x12!.xlss.node.v1.CreateVolumeRequest\x1a\".xlss.node.v1.CreateVolumeResponse\x12U\n\x0c\x44\x65leteVolume\x12!.xlss.node.v1.DeleteVolumeRequest\x1a\".xlss.node.v1.DeleteVolumeResponse\x12U\n\x0c\x45xpandVolume\x12!.xlss.node.v1.ExpandVolumeRequest\x1a\".xlss.node.v1.ExpandVolumeResponse\x12U\n\x0cUpdateVolume\x12!.xlss.node.v1.UpdateVolumeRequest\x1a\".xlss.node.v1.UpdateVolumeResponse\x12L\n\tSetLimits\x12\x1e.xlss.node.v1.SetLimitsRequest\x1a\x1f.xlss.node.v1.SetLimitsResponse\x12[\n\x0eSuspendVolumes\x12#.xlss.node.v1.SuspendVolumesRequest\x1a$.xlss.node.v1.SuspendVolumesResponse\x12X\n\rResumeVolumes\x12\".xlss.node.v1.ResumeVolumesRequest\x1a#.xlss.node.v1.ResumeVolumesResponse\x12^\n\x0f\x43reateSnapshots\x12$.xlss.node.v1.CreateSnapshotsRequest\x1a%.xlss.node.v1.CreateSnapshotsResponse\x12^\n\x0f\x44\x65leteSnapshots\x12$.xlss.node.v1.DeleteSnapshotsRequest\x1a%.xlss.node.v1.DeleteSnapshotsResponse\x12U\n\x0cVerifyVolume\x12!.xlss.node.v1.VerifyVolumeRequest\x1a\".xlss.node.v1.VerifyVolumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fnode_agent/rpc/node_agent.proto\x12\x0cxlss.node.v1\"\x15\n\x13GetInventoryRequest\"\xfd\x02\n\tInventory\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x37\n\x08topology\x18\x03 \x03(\x0b\x32%.xlss.node.v1.Inventory.TopologyEntry\x12!\n\x05pools\x18\x04 \x03(\x0b\x32\x12.xlss.node.v1.Pool\x12%\n\x07volumes\x18\x05 \x03(\x0b\x32\x14.xlss.node.v1.Volume\x12)\n\tsnapshots\x18\x06 \x03(\x0b\x32\x16.xlss.node.v1.Snapshot\x12\x0f\n\x07\x66oreign\x18\x07 \x03(\t\x12\x16\n\x0estuck_commands\x18\x08 \x01(\r\x12\x0f\n\x07version\x18\t \x01(\t\x12\x1b\n\x13replication_address\x18\n \x01(\t\x12\x1b\n\x13replication_trouble\x18\x0b \x01(\t\x1a/\n\rTopologyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xda\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cvolume_group\x18\x02 \x01(\t\x12\x14\n\x0c\x65xtent_bytes\x18\x03 \x01(\x04\x12\x19\n\x11thick_total_bytes\x18\x04 \x01(\x04\x12\x18\n\x10thick_free_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x06 \x03(\x04\x12$\n\x04thin\x18\x07 \x01(\x0b\x32\x16.xlss.node.v1.ThinPool\x12\x0f\n\x07trouble\x18\x08 \x01(\t\x12\x13\n\x0b\x62lock_bytes\x18\t \x01(\r\"\xa1\x01\n\x08ThinPool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x15\n\rmetadata_used\x18\x04 \x01(\x01\x12\x15\n\rvirtual_bytes\x18\x05 \x01(\x04\x12\x1b\n\x13virtual_limit_bytes\x18\x06 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x07 \x01(\x04\"\x9b\x02\n\x06Volume\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0e\n\x06record\x18\x04 \x01(\t\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x0c\n\x04used\x18\x06 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x0e\n\x06mounts\x18\x08 \x03(\t\x12$\n\x06health\x18\t \x01(\x0e\x32\x14.xlss.node.v1.Health\x12\x0f\n\x07trouble\x18\n \x01(\t\x12\x17\n\x0f\x61llocated_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13logical_volume_uuid\x18\x0c \x01(\t\x12&\n\x07replica\x18\r \x01(\x0b\x32\x15.xlss.node.v1.Replica\"\xb3\x02\n\x07Replica\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04\x64isk\x18\x02 \x01(\t\x12\x11\n\tpeer_disk\x18\x03 \x01(\t\x12\x12\n\nconnection\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x05 \x01(\t\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\t\x12\x19\n\x11out_of_sync_bytes\x18\x07 \x01(\x04\x12\x1a\n\x12resync_total_bytes\x18\x08 \x01(\x04\x12\x19\n\x11resync_done_bytes\x18\t \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\n \x01(\x04\x12\r\n\x05\x64oing\x18\x0b \x01(\t\x12\x11\n\twaits_for\x18\x0c \x01(\t\x12\x0f\n\x07serving\x18\r \x01(\x08\x12$\n\x06verify\x18\x0e \x01(\x0b\x32\x14.xlss.node.v1.Verify\"I\n\x06Verify\x12\x13\n\x0b\x66inished_at\x18\x01 \x01(\x01\x12\x19\n\x11out_of_sync_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07trouble\x18\x03 \x01(\t\"m\n\x08Snapshot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\" \n\x0fGetPoolsRequest\x12\r\n\x05\x66resh\x18\x01 \x01(\x08\"5\n\x10GetPoolsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"%\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"9\n\x11GetVolumeResponse\x12$\n\x06volume\x18\x01 \x01(\x0b\x32\x14.xlss.node.v1.Volume\"\x97\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06record\x18\x04 \x01(\t\x12\x1a\n\x12source_snapshot_id\x18\x05 \x01(\t\x12\x18\n\x10source_volume_id\x18\x06 \x01(\t\"^\n\x14\x43reateVolumeResponse\x12$\n\x06volume\x18\x01 \x01(\x0b\x32\x14.xlss.node.v1.Volume\x12 \n\x04pool\x18\x02 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"6\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"9\n\x14\x44\x65leteVolumeResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"Q\n\x13\x45xpandVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\"L\n\x14\x45xpandVolumeResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12 \n\x04pool\x18\x02 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"8\n\x13UpdateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\t\"8\n\x14UpdateVolumeResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x12.xlss.node.v1.Pool\"X\n\x06Limits\x12\x11\n\tread_iops\x18\x01 \x01(\x04\x12\x12\n\nwrite_iops\x18\x02 \x01(\x04\x12\x12\n\nread_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bwrite_bytes\x18\x04 \x01(\x04\"K\n\x10SetLimitsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12$\n\x06limits\x18\x02 \x01(\x0b\x32\x14.xlss.node.v1.Limits\"\x13\n\x11SetLimitsResponse\"J\n\x15SuspendVolumesRequest\x12\x12\n\nvolume_ids\x18\x01 \x03(\t\x12\x1d\n\x15\x64\x65\x61\x64line_milliseconds\x18\x02 \x01(\r\",\n\x16SuspendVolumesResponse\x12\x12\n\nsuspension\x18\x01 \x01(\t\"*\n\x14ResumeVolumesRequest\x12\x12\n\nsuspension\x18\x01 \x01(\t\"%\n\x15ResumeVolumesResponse\x12\x0c\n\x04held\x18\x01 \x01(\x08\"M\n\x16\x43reateSnapshotsRequest\x12\x1f\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x11.xlss.node.v1.Cut\x12\x12\n\nsuspension\x18\x02 \x01(\t\"=\n\x03\x43ut\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\t\"D\n\x17\x43reateSnapshotsResponse\x12)\n\tsnapshots\x18\x01 \x03(\x0b\x32\x16.xlss.node.v1.Snapshot\"<\n\x16\x44\x65leteSnapshotsRequest\x12\x14\n\x0csnapshot_ids\x18\x01 \x03(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"<\n\x17\x44\x65leteSnapshotsResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.xlss.node.v1.Pool\"(\n\x13VerifyVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\x16\n\x14VerifyVolumeResponse*s\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n\tHEALTH_OK\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x17\n\x13HEALTH_INACCESSIBLE\x10\x03\x12\x14\n\x10HEALTH_DATA_LOSS\x10\x04\x32\xe8\x08\n\tNodeAgent\x12J\n\x0cGetInventory\x12!.xlss.node.v1.GetInventoryRequest\x1a\x17.xlss.node.v1.Inventory\x12I\n\x08GetPools\x12\x1d.xlss.node.v1.GetPoolsRequest\x1a\x1e.xlss.node.v1.GetPoolsResponse\x12L\n\tGetVolume\x12\x1e.xlss.node.v1.GetVolumeRequest\x1a\x1f.xlss.node.v1.GetVolumeResponse\x12U\n\x0c\x43reateVolume\x12!.xlss.node.v1.CreateVolumeRequest\x1a\".xlss.node.v1.CreateVolumeResponse\x12U\n\x0c\x44\x65leteVolume\x12!.xlss.node.v1.DeleteVolumeRequest\x1a\".xlss.node.v1.DeleteVolumeResponse\x12U\n\x0c\x45xpandVolume\x12!.xlss.node.v1.ExpandVolumeRequest\x1a\".xlss.node.v1.ExpandVolumeResponse\x12U\n\x0cUpdateVolume\x12!.xlss.node.v1.UpdateVolumeRequest\x1a\".xlss.node.v1.UpdateVolumeResponse\x12L\n\tSetLimits\x12\x1e.xlss.node.v1.SetLimitsRequest\x1a\x1f.xlss.node.v1.SetLimitsResponse\x12[\n\x0eSuspendVolumes\x12#.xlss.node.v1.SuspendVolumesRequest\x1a$.xlss.node.v1.SuspendVolumesResponse\x12X\n\rResumeVolumes\x12\".xlss.node.v1.ResumeVolumesRequest\x1a#.xlss.node.v1.ResumeVolumesResponse\x12^\n\x0f\x43reateSnapshots\x12$.xlss.node.v1.CreateSnapshotsRequest\x1a%.xlss.node.v1.CreateSnapshotsResponse\x12^\n\x0f\x44\x65leteSnapshots\x12$.xlss.node.v1.DeleteSnapshotsRequest\x1a%.xlss.node.v1.DeleteSnapshotsResponse\x12U\n\x0cVerifyVolume\x12!.xlss.node.v1.VerifyVolumeRequest\x1a\".xlss.node.v1.VerifyVolumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INVENTORY_TOPOLOGYENTRY']._loaded_options = None
   _globals['_INVENTORY_TOPOLOGYENTRY']._serialized_options = b'8\001'
-  _globals['_HEALTH']._serialized_start=3219
-  _globals['_HEALTH']._serialized_end=3334
+  _globals['_HEALTH']._serialized_start=3247
+  _globals['_HEALTH']._serialized_end=3362
   _globals['_GETINVENTORYREQUEST']._serialized_start=49
   _globals['_GETINVENTORYREQUEST']._serialized_end=70
   _globals['_INVENTORY']._serialized_start=73
@@ -66,45 +66,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEVOLUMERESPONSE']._serialized_start=1964
   _globals['_CREATEVOLUMERESPONSE']._serialized_end=2058
   _globals['_DELETEVOLUMEREQUEST']._serialized_start=2060
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=2100
-  _globals['_DELETEVOLUMERESPONSE']._serialized_start=2102
-  _globals['_DELETEVOLUMERESPONSE']._serialized_end=2159
-  _globals['_EXPANDVOLUMEREQUEST']._serialized_start=2161
-  _globals['_EXPANDVOLUMEREQUEST']._serialized_end=2242
-  _globals['_EXPANDVOLUMERESPONSE']._serialized_start=2244
-  _globals['_EXPANDVOLUMERESPONSE']._serialized_end=2320
-  _globals['_UPDATEVOLUMEREQUEST']._serialized_start=2322
-  _globals['_UPDATEVOLUMEREQUEST']._serialized_end=2378
-  _globals['_UPDATEVOLUMERESPONSE']._serialized_start=2380
-  _globals['_UPDATEVOLUMERESPONSE']._serialized_end=2436
-  _globals['_LIMITS']._serialized_start=2438
-  _globals['_LIMITS']._serialized_end=2526
-  _globals['_SETLIMITSREQUEST']._serialized_start=2528
-  _globals['_SETLIMITSREQUEST']._serialized_end=2603
-  _globals['_SETLIMITSRESPONSE']._serialized_start=2605
-  _globals['_SETLIMITSRESPONSE']._serialized_end=2624
-  _globals['_SUSPENDVOLUMESREQUEST']._serialized_start=2626
-  _globals['_SUSPENDVOLUMESREQUEST']._serialized_end=2700
-  _globals['_SUSPENDVOLUMESRESPONSE']._serialized_start=2702
-  _globals['_SUSPENDVOLUMESRESPONSE']._serialized_end=2746
-  _globals['_RESUMEVOLUMESREQUEST']._serialized_start=2748
-  _globals['_RESUMEVOLUMESREQUEST']._serialized_end=2790
-  _globals['_RESUMEVOLUMESRESPONSE']._serialized_start=2792
-  _globals['_RESUMEVOLUMESRESPONSE']._serialized_end=2829
-  _globals['_CREATESNAPSHOTSREQUEST']._serialized_start=2831
-  _globals['_CREATESNAPSHOTSREQUEST']._serialized_end=2908
-  _globals['_CUT']._serialized_start=2910
-  _globals['_CUT']._serialized_end=2971
-  _globals['_CREATESNAPSHOTSRESPONSE']._serialized_start=2973
-  _globals['_CREATESNAPSHOTSRESPONSE']._serialized_end=3041
-  _globals['_DELETESNAPSHOTSREQUEST']._serialized_start=3043
-  _globals['_DELETESNAPSHOTSREQUEST']._serialized_end=3089
-  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_start=3091
-  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_end=3151
-  _globals['_VERIFYVOLUMEREQUEST']._serialized_start=3153
-  _globals['_VERIFYVOLUMEREQUEST']._serialized_end=3193
-  _globals['_VERIFYVOLUMERESPONSE']._serialized_start=3195
-  _globals['_VERIFYVOLUMERESPONSE']._serialized_end=3217
-  _globals['_NODEAGENT']._serialized_start=3337
-  _globals['_NODEAGENT']._serialized_end=4465
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=2114
+  _globals['_DELETEVOLUMERESPONSE']._serialized_start=2116
+  _globals['_DELETEVOLUMERESPONSE']._serialized_end=2173
+  _globals['_EXPANDVOLUMEREQUEST']._serialized_start=2175
+  _globals['_EXPANDVOLUMEREQUEST']._serialized_end=2256
+  _globals['_EXPANDVOLUMERESPONSE']._serialized_start=2258
+  _globals['_EXPANDVOLUMERESPONSE']._serialized_end=2334
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_start=2336
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_end=2392
+  _globals['_UPDATEVOLUMERESPONSE']._serialized_start=2394
+  _globals['_UPDATEVOLUMERESPONSE']._serialized_end=2450
+  _globals['_LIMITS']._serialized_start=2452
+  _globals['_LIMITS']._serialized_end=2540
+  _globals['_SETLIMITSREQUEST']._serialized_start=2542
+  _globals['_SETLIMITSREQUEST']._serialized_end=2617
+  _globals['_SETLIMITSRESPONSE']._serialized_start=2619
+  _globals['_SETLIMITSRESPONSE']._serialized_end=2638
+  _globals['_SUSPENDVOLUMESREQUEST']._serialized_start=2640
+  _globals['_SUSPENDVOLUMESREQUEST']._serialized_end=2714
+  _globals['_SUSPENDVOLUMESRESPONSE']._serialized_start=2716
+  _globals['_SUSPENDVOLUMESRESPONSE']._serialized_end=2760
+  _globals['_RESUMEVOLUMESREQUEST']._serialized_start=2762
+  _globals['_RESUMEVOLUMESREQUEST']._serialized_end=2804
+  _globals['_RESUMEVOLUMESRESPONSE']._serialized_start=2806
+  _globals['_RESUMEVOLUMESRESPONSE']._serialized_end=2843
+  _globals['_CREATESNAPSHOTSREQUEST']._serialized_start=2845
+  _globals['_CREATESNAPSHOTSREQUEST']._serialized_end=2922
+  _globals['_CUT']._serialized_start=2924
+  _globals['_CUT']._serialized_end=2985
+  _globals['_CREATESNAPSHOTSRESPONSE']._serialized_start=2987
+  _globals['_CREATESNAPSHOTSRESPONSE']._serialized_end=3055
+  _globals['_DELETESNAPSHOTSREQUEST']._serialized_start=3057
+  _globals['_DELETESNAPSHOTSREQUEST']._serialized_end=3117
+  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_start=3119
+  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_end=3179
+  _globals['_VERIFYVOLUMEREQUEST']._serialized_start=3181
+  _globals['_VERIFYVOLUMEREQUEST']._serialized_end=3221
+  _globals['_VERIFYVOLUMERESPONSE']._serialized_start=3223
+  _globals['_VERIFYVOLUMERESPONSE']._serialized_end=3245
+  _globals['_NODEAGENT']._serialized_start=3365
+  _globals['_NODEAGENT']._serialized_end=4493
 # @@protoc_insertion_point(module_scope)

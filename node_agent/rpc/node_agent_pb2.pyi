@@ -234,10 +234,12 @@ class CreateVolumeResponse(_message.Message):
     def __init__(self, volume: _Optional[_Union[Volume, _Mapping]] = ..., pool: _Optional[_Union[Pool, _Mapping]] = ...) -> None: ...
 
 class DeleteVolumeRequest(_message.Message):
-    __slots__ = ("volume_id",)
+    __slots__ = ("volume_id", "pool")
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
     volume_id: str
-    def __init__(self, volume_id: _Optional[str] = ...) -> None: ...
+    pool: str
+    def __init__(self, volume_id: _Optional[str] = ..., pool: _Optional[str] = ...) -> None: ...
 
 class DeleteVolumeResponse(_message.Message):
     __slots__ = ("pools",)
@@ -352,10 +354,12 @@ class CreateSnapshotsResponse(_message.Message):
     def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ...) -> None: ...
 
 class DeleteSnapshotsRequest(_message.Message):
-    __slots__ = ("snapshot_ids",)
+    __slots__ = ("snapshot_ids", "pool")
     SNAPSHOT_IDS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
     snapshot_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, snapshot_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    pool: str
+    def __init__(self, snapshot_ids: _Optional[_Iterable[str]] = ..., pool: _Optional[str] = ...) -> None: ...
 
 class DeleteSnapshotsResponse(_message.Message):
     __slots__ = ("pools",)

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.agents import Health
 from cluster.errors import NoSpace, Unavailable
+from cluster.identifiers import Kind, new_id
 from cluster.model import AccessType, Provision
 from csi.rpc import csi_pb2 as pb
 from lab.errors import CommandFailed
@@ -249,4 +250,6 @@ def test_a_missing_disk_is_told_and_the_rest_works(make_home: Callable[..., Agen
     with pytest.raises(Unavailable):
         home.agent.get_volume(bad.id)
     with pytest.raises(Unavailable):
-        home.agent.delete_volume(bad.id)
+        home.agent.delete_volume(bad.id, "default")
+    # What was in the other pool can be.
+    home.agent.delete_volume(new_id(Kind.VOLUME, "deleted already"), "second")

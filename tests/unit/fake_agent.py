@@ -207,8 +207,9 @@ class FakeNode:
                 present.complete = True
             return self.report(volume.id), self.pool(name)
 
-    def delete_volume(self, volume_id: str) -> None:
+    def delete_volume(self, volume_id: str, pool: str = "") -> None:
         with self._mutex:
+            self._require_configured(pool)
             volume = self.volumes.get(volume_id)
             if volume is None:
                 return
@@ -285,8 +286,9 @@ class FakeNode:
             self.snapshots.update(cuts)
             return tuple(self.snapshot_report(snapshot.id) for snapshot in snapshots)
 
-    def delete_snapshots(self, snapshot_ids: Sequence[str]) -> None:
+    def delete_snapshots(self, snapshot_ids: Sequence[str], pool: str = "") -> None:
         with self._mutex:
+            self._require_configured(pool)
             for snapshot_id in snapshot_ids:
                 self.snapshots.pop(snapshot_id, None)
 
@@ -302,6 +304,10 @@ class FakeNode:
         if volume_id not in self.volumes:
             raise NotFound(f"{self.name} has no volume {volume_id}")
         return self.volumes[volume_id]
+
+    def _require_configured(self, pool: str) -> None:
+        if pool and pool not in self.pools_of:
+            raise Unavailable(f"pool {pool!r} is not in the configuration of {self.name}")
 
     def _require_source(self, source: Source) -> None:
         there = self.snapshots if source.kind is SourceKind.SNAPSHOT else self.volumes

@@ -25,6 +25,7 @@ from cluster.model import IoLimits, Publication, SourceKind
 from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind
 from tests.unit.cluster_world import (
+    THIN,
     World,
     fails,
     no_faults,
@@ -102,6 +103,35 @@ def test_a_deletion_that_does_not_reach_the_node_is_not_forgotten(world: World) 
         world.create()
     node.down = False
     world.volumes.delete(made.id)
+    world.check_settled()
+
+
+def test_what_is_in_a_pool_that_is_no_longer_configured_is_not_forgotten(world: World) -> None:
+    made = world.create(spec=THIN, preferred=on("n1"))
+    cut = world.snapshots.create("cut", made.id)
+    node = world.nodes.nodes["n1"]
+    pools, node.pools_of = node.pools_of, {}
+    for delete in (lambda: world.snapshots.delete(cut.id), lambda: world.volumes.delete(made.id)):
+        with pytest.raises(Unavailable, match="pool 'default' is not in the configuration"):
+            delete()
+    node.pools_of = pools
+    world.snapshots.delete(cut.id)
+    world.volumes.delete(made.id)
+    world.check_settled()
+
+
+def test_a_node_that_does_not_find_what_it_needs_has_not_deleted_anything(world: World) -> None:
+    made = world.create(spec=THIN)
+    cut = world.snapshots.create("cut", made.id)
+    for call, delete in [
+        ("delete_snapshots", lambda: world.snapshots.delete(cut.id)),
+        ("delete_volume", lambda: world.volumes.delete(made.id)),
+    ]:
+        world.nodes.set_fault(fails(call, NotFound("the program lvm is not installed")))
+        with pytest.raises(Unavailable, match="lvm is not installed"):
+            delete()
+        world.nodes.set_fault(no_faults)
+        delete()
     world.check_settled()
 
 
