@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from host import block_device, mount_table, signature
+from host import block_device, loop_devices, mount_table, signature
 from host.command import Runner
 from host.device_mapper import major_minor
 from host.errors import InUse, NotBlank, Refused
@@ -73,10 +73,12 @@ def look(runner: Runner, root: Path, group: str, devices: Iterable[str]) -> list
 def every_disk() -> list[str]:
     """All devices of the machine on which a disk of a volume group may be.
 
-    Not what lies inside volumes: a guest may have made groups there, of any name.
+    Not what lies inside volumes, nor what kubelet lays over raw ones: a guest may have made groups
+    there, of any name.
     """
     names = sorted(entry.name for entry in _SYS_BLOCK.iterdir())
-    return [path for name in names if (path := _disk(name))]
+    over_devices = loop_devices.loops_over(is_there)
+    return [path for name in names if (path := _disk(name)) and path not in over_devices]
 
 
 def the_one_group(name: str, disks: Sequence[FoundDisk]) -> str | None:

@@ -222,6 +222,24 @@ p.lvm.remove("vg0", "v1")
     )
 
 
+def test_a_group_that_a_pod_has_made_in_its_raw_volume_is_left_alone(blank_node: Node) -> None:
+    only = '--config \'devices{use_devicesfile=0 filter=["a|/dev/loop0|","r|.*|"]}\''
+    story(
+        blank_node,
+        f"""
+p = pools(thick())
+p.lvm.create_thick("vg0", "raw", 32 * MIB)
+p.close()
+sh("modprobe loop; losetup /dev/loop0 /dev/mapper/vg0-raw; rm -r /dev/vg0")
+try:
+    sh({f"vgcreate {only} vg0 /dev/loop0"!r})
+    assert refusal(thick(devices=())) == ""
+finally:
+    sh("losetup -d /dev/loop0")
+""",
+    )
+
+
 def test_a_lost_disk_takes_only_its_own_volumes(node: Node) -> None:
     specs = "thick(devices=('/dev/ubdb', '/dev/ubdc'))"
     story(
