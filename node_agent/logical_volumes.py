@@ -113,6 +113,7 @@ class LogicalVolumes:
             looking.join(max(0.0, until - time.monotonic()))
             if looking.is_alive():
                 pool.report = without_room(pool.report, "LVM does not answer")
+                pool.fresh = False  # once it answers, the next creation finds what room there is
 
     def _looking(self, pool: _Pool) -> threading.Thread:
         """The look at a pool that is under way, for all who ask; started where there is none."""
