@@ -75,10 +75,10 @@ class PoolWatch:
         self._look()
         self._looked = time.monotonic()
         if not self._is_open:
-            self._is_open = True
             for problem in self._volumes.activate_all(self._spec.name):
                 _log.error("pool %s: %s", self._spec.name, problem)
             self._opened()
+            self._is_open = True
         return True
 
     def _look(self) -> None:
