@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from host.command import Runner
+from host.device_mapper import DeviceMapper
 from host.errors import CommandFailed, CommandStuck, Missing
 from host.file_replacement import replace_file
 
@@ -17,6 +18,9 @@ log = logging.getLogger("xlss.lvm")
 _CONTROL = Path("/run/udev/control")
 _IPC_NAMESPACE = Path("/proc/self/ns/ipc")
 _DEADLINE = 20.0
+_PROBES = "xlss-udev-probe-"
+# In a container, every agent has the same process id.
+_OF_THIS_PROCESS = f"{_PROBES}{secrets.token_hex(4)}-"
 
 
 def udev_answers(runner: Runner, remembered: Path) -> bool:
@@ -43,8 +47,9 @@ def udev_answers(runner: Runner, remembered: Path) -> bool:
 
 def _try(runner: Runner) -> bool:
     # Several pools may be opened at once, each by a thread of its own.
-    name = f"xlss-udev-probe-{os.getpid()}-{threading.get_native_id()}"
+    name = f"{_OF_THIS_PROCESS}{threading.get_native_id()}"
     try:
+        _remove_left_behind(runner)
         runner.run(("dmsetup", "create", name, "--table", "0 8 error"), deadline=_DEADLINE)
     except CommandStuck:
         log.warning("udevd does not answer events of device-mapper: LVM makes device nodes itself")
@@ -57,3 +62,11 @@ def _try(runner: Runner) -> bool:
     wait = () if answers else ("--noudevsync",)
     runner.run(("dmsetup", "remove", "--retry", *wait, name), deadline=_DEADLINE, ok=(0, 1))
     return answers
+
+
+def _remove_left_behind(runner: Runner) -> None:
+    """The devices of agents that were killed over their trial."""
+    for name in DeviceMapper(runner).names(_PROBES):
+        if not name.startswith(_OF_THIS_PROCESS):
+            remove = ("dmsetup", "remove", "--retry", "--noudevsync", name)
+            runner.run(remove, deadline=_DEADLINE, ok=(0, 1))
