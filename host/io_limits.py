@@ -22,6 +22,8 @@ _POD_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 # possibly inside the slice of a kubelet that runs in a container itself.
 _ON_THE_WAY = re.compile(r"kubepods.*|kubelet.*|burstable|besteffort|.*-kubepods.*")
 _DEEPEST = 6
+# A cgroup that is just going answers ENODEV to whoever has found its files.
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 _KEYS = {
     "read_bytes": "rbps",
     "write_bytes": "wbps",
@@ -72,7 +74,7 @@ def set_limits(root: Path, cgroup: Path, device: str, limits: Limits) -> None:
     try:
         _write(file, f"{device} {' '.join(values)}\n")
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        if error.errno in _GONE:
             gone = f"device {device}" if cgroup.exists() else f"cgroup {cgroup}"
             raise Missing(f"no I/O limits are set: {gone} is gone") from error
         raise Refused(f"cannot limit {device} in {cgroup}: {error.strerror}") from error
@@ -82,7 +84,9 @@ def limits_of(cgroup: Path, device: str) -> Limits:
     """What ``set_limits`` has set; all unlimited where nothing is."""
     try:
         text = (cgroup / "io.max").read_text()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return Limits()
     return parse(text).get(device, Limits())
 

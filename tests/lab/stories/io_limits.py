@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from host import io_limits
@@ -27,6 +28,19 @@ def limits_hold_on_the_face_for_direct_and_buffered_writes_and_change_at_once() 
             _limited(runner, mapper, folder, root, pod)
     finally:
         sh(f"rmdir {pod}/container {pod} {root}/kubepods/burstable {root}/kubepods")
+
+
+def of_a_cgroup_that_is_just_going_nothing_is_limited() -> None:
+    root = Path("/sys/fs/cgroup")
+    (root / "cgroup.subtree_control").write_text("+io")
+    pod = root / "pod6b3c-2"
+    pod.mkdir()
+    opened = os.open(pod / "io.max", os.O_RDONLY)
+    pod.rmdir()
+    with machine() as (_, _, folder):
+        # As found before it went, and opened after that.
+        Path(folder, "io.max").symlink_to(f"/proc/self/fd/{opened}")
+        assert io_limits.limits_of(Path(folder), "254:0") == io_limits.Limits()
 
 
 def _limited(runner: Runner, mapper: DeviceMapper, folder: Path, root: Path, pod: Path) -> None:
