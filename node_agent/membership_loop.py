@@ -126,6 +126,7 @@ class MembershipLoop:
         self._memory: dict[str, _Memory] = {}
         self._due: dict[str, float] = {}  # volume -> time.monotonic()
         self._busy: set[str] = set()
+        self._kept: set[str] = set()  # not assigned any more, and their notes could not be removed
         self._present: Mapping[str, Assignment] | None = None
         self._woken = False
         self._stopped = False
@@ -238,7 +239,7 @@ class MembershipLoop:
     def _take(self, present: Mapping[str, Assignment] | None) -> None:
         """Under the lock. Those volumes whose assignment is new are due."""
         now = time.monotonic()
-        known = set(self._memory)
+        known = self._memory.keys() | self._kept
         if (present is None) != (self._present is None):
             self._due.update(dict.fromkeys(known, now))
             # Some may have been withdrawn while this agent was not running.
@@ -255,6 +256,7 @@ class MembershipLoop:
             for volume_id in known - present.keys() - self._busy:
                 self._memory.pop(volume_id, None)
                 self._due.pop(volume_id, None)
+                self._kept.discard(volume_id)
                 self._pool.submit(self._forget, volume_id)
 
     def _forget(self, volume_id: str) -> None:
@@ -266,7 +268,9 @@ class MembershipLoop:
             if not self._side.has_replica(volume_id):
                 self._notes.remove(volume_id)
         except (HostError, ClusterError, OSError) as error:
-            _log.warning("volume %s: its notes are kept: %s", volume_id, error)
+            _log.warning("volume %s: its notes are kept for now: %s", volume_id, error)
+            with self._changed:
+                self._kept.add(volume_id)
 
     def _turn(self, volume_id: str) -> None:
         seconds = self._retry_seconds

@@ -60,6 +60,7 @@ CONTROLLER_STEPS = (
     ("node_agent.client", "GrpcAgent", "create_volume"),
     ("node_agent.client", "GrpcAgent", "delete_volume"),
     ("node_agent.client", "GrpcAgent", "expand_volume"),
+    ("node_agent.client", "GrpcAgent", "update_volume"),
     ("node_agent.client", "GrpcAgent", "set_limits"),
     ("node_agent.client", "GrpcAgent", "suspend_volumes"),
     ("node_agent.client", "GrpcAgent", "resume_volumes"),

@@ -36,7 +36,7 @@ from tests.lab.replicated import ONE, SIZE, TWO, Service
 
 EVERY_STEP = bool(os.environ.get("XLSS_EVERY_STEP"))
 SEED = int(os.environ.get("XLSS_SEED") or random.SystemRandom().randrange(1 << 32))
-# A death at a random step of each of seven operations, for each victim. A third of all steps, of
+# A death at a random step of each of twelve operations, for each victim. A third of all steps, of
 # which there are hundreds, would take far longer than all other tests together.
 LIVES = int(os.environ.get("XLSS_LIVES") or 1)
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000 if EVERY_STEP else 900 + 600 * LIVES)]
@@ -63,6 +63,8 @@ class Life:
     options: dict[str, str]
     name: str
     made: Service | None = None
+    cut: str = ""  # identifier of its snapshot
+    copy: Service | None = None  # restored of that
     deaths: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +115,40 @@ def _expand(life: Life) -> None:
     )
 
 
+def _snapshot(life: Life) -> None:
+    service = life.service
+
+    def cut() -> None:
+        life.cut = life.cluster.controller().snapshot(service.id, life.name).snapshot_id
+
+    service.repeat("cut it", cut)
+
+
+def _restore(life: Life) -> None:
+    source = {"snapshot": life.cut}
+    life.copy = Service(life.cluster, name=f"{life.name}-copy", source=source, **life.options)  # type: ignore[arg-type]
+
+
+def _discard(life: Life) -> None:
+    assert life.copy is not None
+    life.copy.delete()
+    controller = life.cluster.controller()
+    life.service.repeat("delete its snapshot", lambda: controller.delete_snapshot(life.cut))
+
+
+def _replicas(count: int) -> Callable[[Life], None]:
+    def change(life: Life) -> None:
+        service, controller = life.service, life.cluster.controller()
+        service.repeat(
+            f"give it {count} replicas",
+            lambda: controller.modify(service.id, replicas=str(count)),
+        )
+        if count == 2:
+            service.learn_minor()
+
+    return change
+
+
 def _power_on(life: Life) -> None:
     life.cluster.wait_for_agent(ONE)
     life.service.until_in_sync()
@@ -135,6 +171,13 @@ def _in_use(node: str, *, both: bool = True) -> Callable[[Life], None]:
     return rest
 
 
+def _plain(life: Life) -> None:
+    service = life.service
+    service.until("without DRBD", lambda: all(service.drbd(n) is None for n in (ONE, TWO)))
+    assert service.writer is not None
+    service.writer.wait_for(10)
+
+
 def _unused(life: Life) -> None:
     service = life.service
     service.until_in_sync()
@@ -149,7 +192,12 @@ def _gone(life: Life) -> None:
 OPERATIONS = {
     "create": Operation(_create, _unused),
     "serve": Operation(lambda life: life.service.serve(ONE), _in_use(ONE)),
-    "expand": Operation(_expand, _in_use(ONE), before=_write),
+    "snapshot": Operation(_snapshot, _in_use(ONE), before=_write),
+    "restore": Operation(_restore, _in_use(ONE)),
+    "discard": Operation(_discard, _in_use(ONE)),
+    "expand": Operation(_expand, _in_use(ONE)),
+    "to one": Operation(_replicas(1), _plain),
+    "to two": Operation(_replicas(2), _in_use(ONE)),
     "fail over": Operation(
         lambda life: life.service.fail_over(TWO),
         _in_use(TWO, both=False),

@@ -74,6 +74,7 @@ class ScriptedSide:
         self.done: list[tuple[str, str]] = []
         self.failing: set[str] = set()
         self.present = True  # whether the node has anything of the volumes
+        self.trouble = ""  # why it cannot be told
         self.looks = 0
         self.hanging: dict[str, threading.Event] = {}
 
@@ -93,6 +94,8 @@ class ScriptedSide:
         self.views[volume_id] = replace(self.views[volume_id], **CHANGES[do])  # type: ignore[arg-type]
 
     def has_replica(self, volume_id: str) -> bool:
+        if self.trouble:
+            raise errors.Unavailable(self.trouble)
         return self.present
 
     def names(self, volume_id: str) -> list[str]:
@@ -336,6 +339,20 @@ def test_notes_of_what_was_withdrawn_while_the_agent_was_down_go_as_well(
 
     world.arbiter.lost = False
     world.arbiter.changed()
+    world.until(lambda: world.notes.of("v") == Notes())
+
+
+def test_notes_are_removed_once_it_can_be_told_that_there_is_no_replica(
+    make: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent that starts hears of its volumes before its pools are open."""
+    world = make(look_seconds=0.05)
+    world.side.present, world.side.trouble = False, "pool default: not opened yet"
+    world.notes.keep("v", Notes(RECORD))
+    world.loop.start(world.arbiter)
+    world.until(lambda: "its notes are kept for now" in caplog.text)
+    assert world.notes.of("v") == Notes(RECORD)
+    world.side.trouble = ""
     world.until(lambda: world.notes.of("v") == Notes())
 
 
