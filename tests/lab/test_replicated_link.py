@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.network import DIRECTIONS, Direction
-from tests.lab.replicated import ONE, TWO
+from tests.lab.replicated import KUBELET, ONE, TWO
 
 if TYPE_CHECKING:
     from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+BOOT = "/proc/sys/kernel/random/boot_id"
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -40,6 +42,28 @@ def test_the_primary_is_cut_off_from_everybody(service: Service, direction: Dire
     service.node(ONE).join()
     # Its agent ends what still runs there; nobody is told that a pending write was made.
     assert not cut_off.wait_ended().stopped
+    service.until_in_sync()
+    service.check()
+
+
+@pytest.mark.parametrize("service", [{"filesystem": "ext4"}], ids=["ext4"], indirect=True)
+def test_a_fenced_primary_ends_its_pod_and_its_mounts_without_a_reboot(service: Service) -> None:
+    one = service.node(ONE)
+    cut_off = service.start(ONE)
+    cut_off.wait_for(50)
+    pod = f"{KUBELET}/pod-{service.id}"
+    idle = one.spawn(["sleep", "infinity"], log="/run/idle.log", cwd=pod)
+    one.cut()
+    service.until_frozen(ONE)
+    service.fail_over(TWO).wait_for(50)
+    boot, mounted = one.get(BOOT), one.sh(f"grep -c {service.id} /proc/mounts").text
+    assert mounted == "2", "staged and published"
+    one.join()
+    assert not cut_off.wait_ended().stopped
+    idle.wait()
+    service.until("unmounted", lambda: service.id not in one.get("/proc/mounts").decode())
+    service.until("no primary any more", lambda: service.role(ONE) == "Secondary")
+    assert one.get(BOOT) == boot
     service.until_in_sync()
     service.check()
 
