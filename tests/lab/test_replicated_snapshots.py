@@ -243,6 +243,22 @@ def test_a_volume_is_deleted_while_a_node_is_down(service: Service) -> None:
     assert stored(service.cluster)["membership"] == 0
 
 
+def test_a_snapshot_is_deleted_while_a_node_is_down(service: Service) -> None:
+    writer = service.start(ONE)
+    writer.wait_for(20)
+    snapshot = cut(service, "cut")
+    service.power_off(TWO)
+    service.until_alone(ONE)
+    remove(service, snapshot)
+    assert snapshot_volumes(service, ONE) == ""
+    assert stored(service.cluster)["snapshot"] == 1
+    service.power_on(TWO)
+    service.until("forgotten", lambda: not stored(service.cluster)["snapshot"])
+    nothing_is_cut(service)
+    service.until_in_sync()
+    writer.wait_for(20)
+
+
 # Each number is on the first device, on the disk, before it goes to the second.
 _CHAIN_AT = 32 * MIB
 _CHAIN = f"""
@@ -309,5 +325,9 @@ def nothing_is_cut(service: Service) -> None:
     counted = stored(service.cluster)
     assert counted["snapshot"] == counted["group"] == 0
     for name in (ONE, TWO, OTHER):
-        left = service.node(name).sh(f"{LVM} lvs --noheadings -o lv_name vg0").text
-        assert "snap-" not in left, name
+        assert snapshot_volumes(service, name) == "", name
+
+
+def snapshot_volumes(service: Service, name: str) -> str:
+    """The logical volumes of snapshots on that node."""
+    return service.node(name).sh(f"{LVM} lvs --noheadings -o lv_name vg0 | grep snap- || true").text
