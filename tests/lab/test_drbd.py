@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lab.node import Node
+    from replication.model import Resource
     from replication.status import ResourceStatus
 
 pytestmark = pytest.mark.lab
@@ -104,6 +106,38 @@ def test_a_primary_without_its_peer_is_frozen_until_it_is_resumed(
         one.do("demote", resource)
         two.do("promote", resource)
         assert (two.read(resource), two.read(resource, block=1)) == ("late", "alone")
+
+
+def test_a_peer_with_another_secret_is_not_connected_to(sides: tuple[Side, Side]) -> None:
+    """It has the right address, name and data. One side at least gives up, and says why."""
+    one, two = sides
+    with replicated(sides) as resource:
+        one.until(resource.name, up_to_date)
+        separate(sides, resource)
+        wrong = dataclasses.replace(resource, secret=resource.secret[::-1])
+        two.do("connect", wrong, one.replica)
+        one.do("connect", resource, two.replica)
+        until_refused(sides, resource)
+        for side in sides:
+            assert side.until(resource.name, lambda s: standalone(s) or connecting(s))
+        separate(sides, resource)
+        two.do("connect", resource, one.replica)
+        one.do("connect", resource, two.replica)
+        one.until(resource.name, up_to_date)
+
+
+def until_refused(sides: tuple[Side, Side], resource: Resource) -> None:
+    said = f"drbd {resource.name}: Authentication of peer failed"
+    end = time.monotonic() + 30
+    while not any(said in side.node.sh("dmesg").text for side in sides):
+        assert time.monotonic() < end, [side.status(resource.name) for side in sides]
+        time.sleep(0.1)
+
+
+def separate(sides: tuple[Side, Side], resource: Resource) -> None:
+    for side, other in (sides, sides[::-1]):
+        side.do("disconnect", resource, other.replica, force=True)
+        side.until(resource.name, standalone)
 
 
 @pytest.mark.parametrize("wrong", ["boot_id", "volume", "verdict", "more"])
