@@ -13,10 +13,9 @@ import pytest
 
 from cluster.errors import ClusterError
 from lab.deployment import AGENT_PORT
-from lab.replica_states import stored_volume
 from node_agent.client import GrpcAgents
-from tests.lab.filesystem_check import check_filesystem
-from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, SYNCING, TWO
+from tests.lab.replica_nodes import check_on_all, nodes, until_two_in_sync
+from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, TWO
 from tests.lab.told import insist
 
 if TYPE_CHECKING:
@@ -37,48 +36,15 @@ def replicas(service: Service, count: int) -> None:
     )
 
 
-def nodes(service: Service) -> tuple[str, ...]:
-    return stored_volume(service.cluster, service.id).nodes
-
-
 def second(service: Service) -> str:
     """The node of the replica that is not on ONE."""
     return next(node for node in nodes(service) if node != ONE)
-
-
-def until_two_in_sync(service: Service) -> None:
-    def in_sync() -> bool:
-        states = [service.drbd(name) for name in nodes(service)]
-        whole = all(state is not None and state.in_sync for state in states)
-        return whole and len(states) == 2 == len(service.record.members)
-
-    service.until("in sync", in_sync, SYNCING)
 
 
 def until_plain(service: Service) -> None:
     service.until("without DRBD", lambda: all(service.drbd(n) is None for n in (ONE, TWO, OTHER)))
     face = service.node(ONE).sh(f"dmsetup table xlss-{service.id}").text
     assert " 147:" not in face
-
-
-def check_on(service: Service, name: str) -> None:
-    """Nothing is lost there. The volume is served on that node alone, and then nowhere."""
-    deadline = time.monotonic() + SERVING
-    service.stop()
-    for other in (ONE, TWO, OTHER):
-        service.release(other, deadline)
-        service.unpublish(other, deadline)
-    service.serve(name)
-    verdict = service.records.check(service.node(name), service.device)
-    assert verdict.ok, (name, verdict, service.state())
-    check_filesystem(service, name)
-    service.release(name, deadline)
-    service.unpublish(name, deadline)
-
-
-def check_on_all(service: Service) -> None:
-    for name in nodes(service):
-        check_on(service, name)
 
 
 @pytest.mark.parametrize("service", [{}, {"filesystem": "ext4"}], indirect=True)

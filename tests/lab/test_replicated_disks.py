@@ -10,7 +10,8 @@ import pytest
 
 from lab.deployment import Pool
 from lab.node import MIB
-from tests.lab.replicated import ONE, SERVING, TWO, Service
+from tests.lab.replica_nodes import check_on_all, nodes, until_two_in_sync
+from tests.lab.replicated import LVM, ONE, OTHER, SERVING, TWO, Service
 from tests.lab.told import until_told
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ def test_the_disk_under_the_secondary_returns_errors(service: Service, fault: st
     service.node(TWO).faulty_disk(DISK).recover()
     service.until_in_sync()
     service.check()
+
+
+def test_a_replica_whose_disk_has_failed_for_good_is_made_elsewhere(service: Service) -> None:
+    with service.cluster.controller_with("repair_after_seconds = 5"):
+        writer = service.start(ONE)
+        writer.wait_for(20)
+        service.node(TWO).faulty_disk(DISK).fail()
+        service.until("replaced", lambda: set(nodes(service)) == {ONE, OTHER})
+        writer.wait_for(20)
+        until_two_in_sync(service)
+        writer.wait_for(20)
+        check_on_all(service)
+        service.node(TWO).faulty_disk(DISK).recover()
+        left = f"{LVM} lvs --noheadings -o lv_name vg0"
+        service.until("removed", lambda: service.id not in service.node(TWO).sh(left).text)
 
 
 def test_the_disk_under_the_secondary_hangs(service: Service) -> None:
