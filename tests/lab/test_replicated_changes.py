@@ -100,6 +100,25 @@ def test_a_plain_volume_is_replicated_moves_and_is_plain_again_under_its_file_sy
         check_on_all(service)
 
 
+def test_a_thin_replica_is_filled_with_what_is_written_and_no_more(group: Group) -> None:
+    with group.service(replicas=1, provision="thin") as service:
+        writer = service.start(ONE)
+        writer.wait_for(50)
+        replicas(service, 2)
+        service.learn_minor()
+        until_two_in_sync(service)
+        room = {name: percent_allocated(service, name) for name in nodes(service)}
+        # Each wrote a little beside that meanwhile; all of it would be 100.
+        assert 0 < room[second(service)] < room[ONE] + 10 < 50, room
+        writer.wait_for(20)
+
+
+def percent_allocated(service: Service, name: str) -> float:
+    """How much of the replica has room of its own in the thin pool."""
+    report = f"lvs --noheadings -o data_percent vg0/vol-{service.id}"
+    return float(service.node(name).sh(report).text)
+
+
 def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(
     service: Service,
 ) -> None:
