@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _BY_PARAMETER = ("tests/lab/test_crash_at_every_step.py", "tests/lab/test_sanity.py")
 
 
+# Property of a test: the longest pause of a write that changes of replicas have caused, in seconds.
+LONGEST_PAUSE = "longest pause of a write while its replicas change"
+
+
 class ByLabNodes(LoadScopeScheduling):
     """Gives the tests of a file to one worker: they share lab nodes, which take time to boot.
 
@@ -64,3 +68,17 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(lab, Lab):
         report.sections += lab.evidence()
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what no test holds against a limit, as machines differ: the longest over parameters."""
+    longest: dict[str, float] = {}
+    for report in (one for reports in terminalreporter.stats.values() for one in reports):
+        test = getattr(report, "nodeid", "").rpartition("::")[2].partition("[")[0]
+        for name, value in getattr(report, "user_properties", ()):
+            if name == LONGEST_PAUSE:
+                longest[test] = max(value, longest.get(test, 0.0))
+    if longest:
+        terminalreporter.section(LONGEST_PAUSE)
+        for test, seconds in sorted(longest.items(), key=lambda item: -item[1]):
+            terminalreporter.line(f"{seconds:6.2f} s  {test}")

@@ -14,17 +14,30 @@ import pytest
 from cluster.errors import ClusterError
 from lab.deployment import AGENT_PORT
 from node_agent.client import GrpcAgents
+from tests.conftest import LONGEST_PAUSE
 from tests.lab.replica_nodes import check_on_all, nodes, until_two_in_sync
 from tests.lab.replicated import ONE, OTHER, SERVING, SIZE, TWO
 from tests.lab.told import insist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lab.records import Writer
     from tests.lab.replicated import Group, Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+# For tests whose writer waits for nothing but changes of replicas, and what is done to these.
+tells_its_pause = pytest.mark.usefixtures("pause")
+
+
+@pytest.fixture
+def pause(service: Service, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    yield
+    record_property(LONGEST_PAUSE, longest_pause(service))
+
+
+def longest_pause(service: Service) -> float:
+    return max(writer.longest_pause for writer in service.records.writers)
 
 
 def replicas(service: Service, count: int) -> None:
@@ -47,6 +60,7 @@ def until_plain(service: Service) -> None:
     assert " 147:" not in face
 
 
+@tells_its_pause
 @pytest.mark.parametrize("service", [{}, {"filesystem": "ext4"}], indirect=True)
 def test_a_writer_keeps_going_through_two_one_two_and_an_expansion(service: Service) -> None:
     writer = service.start(ONE)
@@ -69,7 +83,7 @@ def test_a_writer_keeps_going_through_two_one_two_and_an_expansion(service: Serv
 
 
 def test_a_plain_volume_is_replicated_moves_and_is_plain_again_under_its_file_system(
-    group: Group,
+    group: Group, record_property: Callable[[str, object], None]
 ) -> None:
     with group.service(filesystem="ext4", replicas=1) as service:
         assert nodes(service) == (ONE,)
@@ -98,6 +112,7 @@ def test_a_plain_volume_is_replicated_moves_and_is_plain_again_under_its_file_sy
         writer.wait_for(50)
         assert nodes(service) == (ONE,)
         check_on_all(service)
+        record_property(LONGEST_PAUSE, longest_pause(service))
 
 
 def test_a_thin_replica_is_filled_with_what_is_written_and_no_more(group: Group) -> None:
@@ -119,6 +134,7 @@ def percent_allocated(service: Service, name: str) -> float:
     return float(service.node(name).sh(report).text)
 
 
+@tells_its_pause
 def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(
     service: Service,
 ) -> None:
@@ -142,6 +158,7 @@ def test_the_replica_of_a_dead_node_is_made_elsewhere_and_its_rest_is_removed(
         check_on_all(service)
 
 
+@tells_its_pause
 @pytest.mark.parametrize("victim", ["agent", "controller"])
 @pytest.mark.parametrize("delay", [0.05, 0.3, 1.0])
 def test_killed_in_the_middle(service: Service, victim: str, delay: float) -> None:
