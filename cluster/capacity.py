@@ -16,6 +16,7 @@ from cluster.placement import (
     permits,
     room,
 )
+from cluster.spelling import nearest
 
 
 def capacity(request: PlacementRequest, nodes: Sequence[NodeView]) -> tuple[int, int, int]:
@@ -66,7 +67,11 @@ def refusal(
             f"{in_words(request.size_bytes)} is more than any pool"
             f" {request.spec.pool!r} has in all ({in_words(largest)})"
         )
-    return NoSpace(f"no node can take {in_words(request.size_bytes)}: {why(choice)}")
+    reason = why(choice)
+    if not pools:
+        known = {pool.name for node in nodes for pool in node.pools}
+        reason += f"; no such pool is known{nearest(request.spec.pool, sorted(known))}"
+    return NoSpace(f"no node can take {in_words(request.size_bytes)}: {reason}")
 
 
 def why(choice: Choice) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from cluster.errors import InvalidArgument
 from cluster.model import AccessType
+from cluster.spelling import nearest
 from csi.rpc import csi_pb2 as pb
 from host.mount_options import parse_mount_options
-from node_agent.toml_table import nearest
 
 FILESYSTEMS = ("ext4", "xfs", "btrfs")
 READER_MODES = frozenset({"SINGLE_NODE_READER_ONLY"})

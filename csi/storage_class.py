@@ -15,9 +15,9 @@ from decimal import Decimal
 
 from cluster.errors import InvalidArgument
 from cluster.model import AccessType, IoLimits, Layout, LayoutKind, Provision, VolumeSpec
+from cluster.spelling import nearest
 from csi.capability import FILESYSTEMS, Capability
 from host.filesystem import validate_mkfs_options
-from node_agent.toml_table import nearest
 
 _PREFIX = "csi.storage.k8s.io/"
 _PREFIXED_FILESYSTEM = _PREFIX + "fstype"

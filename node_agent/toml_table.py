@@ -7,12 +7,13 @@ ValueError with what is wanted; the table adds which key it was.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from cluster.spelling import nearest
 
 _UNITS = {"": 1, "B": 1} | {
     f"{letter}iB": 1 << shift
@@ -81,14 +82,6 @@ class Table:
         """Raises ConfigError for a key that nobody took."""
         for key in self._values:
             raise ConfigError(f"unknown key {self._place}{key}{nearest(key, self._known)}")
-
-
-def nearest(wrong: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the nearest of the known ones, and all of them."""
-    words = list(known)
-    near = difflib.get_close_matches(wrong, words, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint} (known: {', '.join(words)})" if words else ""
 
 
 def as_text(value: Any) -> str:

@@ -34,7 +34,7 @@ from tests.unit.cluster_world import (
     request,
     three_nodes,
 )
-from tests.unit.fake_agent import GIB, MIB
+from tests.unit.fake_agent import GIB, MIB, FakePool
 
 WRITER = "SINGLE_NODE_WRITER"
 SNAPSHOT = SourceKind.SNAPSHOT
@@ -262,9 +262,18 @@ def test_what_is_not_supported_is_said(world: World) -> None:
         world.create(spec=replace(THICK, replicas=3))
     with pytest.raises(OutOfRange):
         world.create(size=1 << 50)
-    with pytest.raises(NoSpace, match="no pool 'other'"):
+    with pytest.raises(NoSpace, match=r"no pool 'other'; .*known \(known: default\)"):
         world.create(spec=VolumeSpec("other"))
     assert world.record() is None
+
+
+def test_the_nearest_pool_is_told_where_no_node_has_the_one_asked_for(world: World) -> None:
+    world.nodes.nodes["n1"].pools_of["fast"] = FakePool()
+    with pytest.raises(NoSpace, match=r"did you mean default\? \(known: default, fast\)"):
+        world.create(spec=VolumeSpec("defualt"))
+    with pytest.raises(NoSpace) as full:  # n1 has it: elsewhere there is nothing to be mended
+        world.create(spec=VolumeSpec("fast"), requisite=on("n2"))
+    assert "known" not in str(full.value)
 
 
 def test_fifty_at_once_on_room_for_thirty(world: World) -> None:
