@@ -17,7 +17,7 @@ from host.lvm.config import GroupDirectory
 from host.lvm.failures import failure
 from host.lvm.fork import ForkExecutor
 
-_COLUMNS = "pv_name,vg_name,vg_uuid,pv_count,pv_in_use,pv_mda_count"
+_COLUMNS = "pv_name,pv_uuid,vg_name,vg_uuid,pv_count,pv_in_use,pv_mda_count"
 _DEADLINE = 60.0
 _SYS_BLOCK = Path("/sys/class/block")
 _SWAPS = Path("/proc/swaps")
@@ -37,6 +37,7 @@ class FoundDisk:
     """
 
     device: str
+    uuid: str
     group: str
     group_uuid: str
     group_disks: int
@@ -44,7 +45,8 @@ class FoundDisk:
 
 
 def look(runner: Runner, root: Path, group: str, devices: Iterable[str]) -> list[FoundDisk]:
-    """What LVM finds on these disks. Disks without a label of LVM are left out.
+    """What LVM finds on these disks. Those without a label of LVM are left out, and those that
+    cannot be read.
 
     ``group``: for whose sake. Each has a directory and a breaker of its own, for several may look
     at once, and where one hangs the others need not.
@@ -60,6 +62,7 @@ def look(runner: Runner, root: Path, group: str, devices: Iterable[str]) -> list
     return [
         FoundDisk(
             device=names[row["pv_name"]],
+            uuid=row["pv_uuid"],
             group=row["vg_name"],
             group_uuid=row["vg_uuid"],
             group_disks=int(row["pv_count"] or 0),

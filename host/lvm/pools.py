@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,16 +106,20 @@ class Pools:
 
         Returns whether something was done that a look would show.
         """
-        name, done = status.spec.name, False
-        try:
-            done = self._search_lost_disks(status)
-            if status.state and self._resume(status.state.volume_group):
+        if status.state is None:
+            return False
+        name, group, done = status.spec.name, status.state.volume_group, False
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._search_lost_disks(status),
+            lambda: self._resume(group),
+            lambda: self.grow_if_needed(name, status),
+        )
+        for step in steps:  # what hinders one may be there for long, and hinders no other
+            try:
+                done = bool(step()) or done
+            except HostError as error:
+                log.error("pool %s: %s", name, error)
                 done = True
-            if self.grow_if_needed(name, status):
-                done = True
-        except HostError as error:
-            log.error("pool %s: %s", name, error)
-            done = True
         return done
 
     def archive(self) -> None:
@@ -196,7 +200,7 @@ class Pools:
         directory = GroupDirectory(self._root, spec.volume_group, udev=self._udev)
         members = self._members(spec)
         if members:
-            directory.write(_with_absent(spec, members))
+            directory.write(members)
         else:
             self._make_group(spec, directory)
         shell = ShellExecutor(self._runner, directory)
@@ -218,9 +222,13 @@ class Pools:
         return bool(resumed)
 
     def _members(self, spec: PoolSpec) -> list[str]:
-        """The disks that the group is on; none where it has to be made. Raises where it cannot."""
+        """The disks that the group is on, and those that may be of it once they can be read.
+
+        None where it has to be made. Raises where it cannot.
+        """
         group = spec.volume_group
         found = self._look(group, filter(disks.is_there, spec.devices))
+        told = {disk.device for disk in found}
         uuid = disks.the_one_group(group, found)
         if uuid is None and spec.devices:
             self._require_none_elsewhere(spec, found)
@@ -232,7 +240,8 @@ class Pools:
             members = [disk for disk in found if disk.group_uuid == uuid]
         if uuid is None:
             raise Missing(f"there is no volume group {group} here, and no devices are named")
-        return sorted(disk.device for disk in members)
+        silent = [device for device in spec.devices if device not in told]
+        return [*sorted(disk.device for disk in members), *silent]
 
     def _search_lost_disks(self, status: PoolStatus) -> bool:
         """Show LVM a lost disk that has come back under another path; returns whether it looked.
@@ -245,11 +254,14 @@ class Pools:
         there = disks.every_disk()
         if self._searched.get(spec.name) == there:
             return False
-        self._searched[spec.name] = there
         found = self._look(spec.volume_group, there)
         uuid = state.volume_group.uuid
         members = [disk.device for disk in found if disk.group_uuid == uuid]
-        self._directories[spec.name].set_devices(_with_absent(spec, members))
+        directory = self._directories[spec.name]
+        silent = _silent(directory.devices().values(), found, state)
+        absent = [device for device in spec.devices if not disks.is_there(device)]
+        directory.set_devices([*members, *silent, *absent])
+        self._searched[spec.name] = there
         return True
 
     def _require_none_elsewhere(self, spec: PoolSpec, found: list[disks.FoundDisk]) -> None:
@@ -334,10 +346,18 @@ class _Retry:
         return time.monotonic() >= self.due
 
 
-def _with_absent(spec: PoolSpec, members: Iterable[str]) -> list[str]:
-    """The disks to show to LVM: also those that are not there, in case they come back."""
-    absent = [device for device in spec.devices if not disks.is_there(device)]
-    return [*members, *absent]
+def _silent(shown: Iterable[str], found: Sequence[disks.FoundDisk], state: GroupState) -> list[str]:
+    """Those of the disks shown to LVM that are there and that a look has told nothing of.
+
+    They cannot be read now, but perhaps later. Not those whose content was found elsewhere: LVM
+    changes nothing in a group that it sees twice.
+    """
+    uuids = {disk.uuid for disk in found}
+    moved = [disk.device for disk in state.physical_volumes if disk.device and disk.uuid in uuids]
+    told = {Path(device).resolve() for device in (*moved, *(disk.device for disk in found))}
+    return [
+        device for device in shown if disks.is_there(device) and Path(device).resolve() not in told
+    ]
 
 
 def _left_out(spec: PoolSpec, state: GroupState) -> list[str]:

@@ -58,6 +58,14 @@ def swap_table(name, table):
     sh(f"dmsetup suspend --noflush {name}")
     sh(f"dmsetup load {name} --table '{table}'; dmsetup resume {name}")
 
+def disks_of_tables():
+    '''Makes the disks d1 and d2. Below them LVM finds nothing: their labels are elsewhere there.'''
+    working, failing = [f"0 200000 {target}" for target in ("linear /dev/ubdb 2048", "error")]
+    other = "0 200000 linear /dev/ubdc 2048"
+    sh(f"dmsetup create d1 --table '{working}'; dmsetup create d2 --table '{other}'")
+    sh("dmsetup mknodes")
+    return working, failing, other
+
 def refusal(*specs):
     made = pools(*specs)
     try:
@@ -277,6 +285,54 @@ expect(DeviceFailed, p.lvm.create_thick, "vg0", "new", 8 * MIB)
 p = pools({specs})
 assert p.status("p").trouble == "", p.status("p").trouble
 p.lvm.activate("vg0", "lost")
+""",
+    )
+
+
+def test_a_disk_that_cannot_be_read_for_a_while_stays_in_its_group(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+working, failing, _ = disks_of_tables()
+spec = thick(devices=("/dev/mapper/d1", "/dev/mapper/d2"))
+for readable_at_first in (True, False):
+    if not readable_at_first:
+        swap_table("d1", failing)
+    p = pools(spec)
+    if readable_at_first:
+        swap_table("d1", failing)
+    status = p.status("p")
+    assert "1 of 2 disks missing" in status.trouble, status.trouble
+    assert p.tend(status)
+    swap_table("d1", working)
+    assert p.status("p").trouble == "", p.status("p").trouble
+    p.close()
+""",
+    )
+
+
+def test_a_search_for_a_lost_disk_that_failed_is_repeated(blank_node: Node) -> None:
+    story(
+        blank_node,
+        """
+import time
+from host.lvm import disks
+_, _, other = disks_of_tables()
+p = pools(thick(devices=("/dev/mapper/d1", "/dev/mapper/d2")))
+sh(f"dmsetup create d3 --table '{other}'; dmsetup remove --retry d2")
+# A disk that is nobody's hangs.
+sh("dmsetup create hung --table '0 8192 linear /dev/ubdc 250000'")
+sh("dmsetup mknodes; dmsetup suspend hung")
+disks._DEADLINE = 2
+assert p.tend(p.status("p"))
+assert runner.stuck == 1
+sh("dmsetup resume hung")
+while runner.stuck:
+    time.sleep(0.1)
+disks._DEADLINE = 60
+assert p.tend(p.status("p"))
+assert p.status("p").trouble == "", p.status("p").trouble
+p.close()
 """,
     )
 

@@ -53,10 +53,10 @@ def test_without_udevd_lvm_makes_the_nodes(tmp_path: Path) -> None:
 
 def test_the_group_is_known_by_its_only_uuid() -> None:
     disks = [
-        FoundDisk("/dev/sdb", "vg0", "u1", 2, free=False),
-        FoundDisk("/dev/sdc", "vg0", "u1", 2, free=False),
-        FoundDisk("/dev/sdd", "other", "u2", 1, free=False),
-        FoundDisk("/dev/sde", "", "", 0, free=True),
+        FoundDisk("/dev/sdb", "p1", "vg0", "u1", 2, free=False),
+        FoundDisk("/dev/sdc", "p2", "vg0", "u1", 2, free=False),
+        FoundDisk("/dev/sdd", "p3", "other", "u2", 1, free=False),
+        FoundDisk("/dev/sde", "p4", "", "", 0, free=True),
     ]
     assert the_one_group("vg0", disks) == "u1"
     assert the_one_group("vg9", disks) is None
@@ -64,8 +64,8 @@ def test_the_group_is_known_by_its_only_uuid() -> None:
 
 def test_two_groups_of_a_name_are_told_apart_for_a_person() -> None:
     disks = [
-        FoundDisk("/dev/sdb", "vg0", "u1", 1, free=False),
-        FoundDisk("/dev/sdc", "vg0", "u2", 1, free=False),
+        FoundDisk("/dev/sdb", "p5", "vg0", "u1", 1, free=False),
+        FoundDisk("/dev/sdc", "p6", "vg0", "u2", 1, free=False),
     ]
     with pytest.raises(Refused, match="u1 on /dev/sdb; u2 on /dev/sdc"):
         the_one_group("vg0", disks)
