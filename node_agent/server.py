@@ -25,7 +25,8 @@ from node_agent.rpc import node_agent_pb2_grpc as pb_grpc
 
 # Time that an answer needs to reach the caller before its deadline.
 _ANSWER_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 300.0
+# A call that waits for a copy or a wipe holds a worker; who repeats it finds it further on.
+_LONGEST_WAIT_SECONDS = 5.0
 # Many wait for LVM, which takes one command a group at a time; few work at the same moment.
 _MAX_WORKERS = 32
 _MAX_RECORD_BYTES = 64 << 10
@@ -172,7 +173,7 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
 
 
 def _wait(context: grpc.ServicerContext) -> float:
-    """How long a call may take, in seconds, so that its answer still arrives."""
+    """How long a call may wait, in seconds, so that its answer still arrives."""
     remaining: float | None = context.time_remaining()  # the stubs do not know of None
     if remaining is None:
         return _LONGEST_WAIT_SECONDS
