@@ -184,10 +184,11 @@ class NodeAgent:
         self.volumes.delete(volume_id, pool)
 
     def expand_volume(
-        self, volume_id: str, size_bytes: int, limit_bytes: int
+        self, volume_id: str, size_bytes: int, limit_bytes: int, *, wait: float = _WAIT_SECONDS
     ) -> tuple[int, PoolReport]:
+        """``wait``: seconds after which a long wipe goes on without the caller."""
         require_id(IdKind.VOLUME, volume_id, "volume_id")
-        entry = self.volumes.expand(volume_id, size_bytes, limit_bytes)
+        entry = self.volumes.expand(volume_id, size_bytes, limit_bytes, wait=wait)
         return self.reporter.volume(entry).size_bytes, self.logical.report(entry.pool.name)
 
     def update_volume(self, volume: Volume) -> PoolReport:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.errors import Unavailable
 from host import mount
 from host.command import Runner
 from host.resume_guard import ResumeGuard
@@ -59,7 +60,12 @@ class Cuts:
         return entry
 
     def take(self, source: Entry, label: Label, *, read_only: bool = True) -> Entry:
-        """The cut alone."""
+        """The cut alone. Raises Unavailable while there is something in it that nobody may see."""
+        if source.usable_bytes < source.size_bytes:
+            raise Unavailable(
+                f"volume {source.label.id} grows, and what it grew by is still to be wiped: expand"
+                " it again, then repeat the request"
+            )
         if source.thin:
             return self._volumes.create_thin_snapshot(source, label, read_only=read_only)
         return self._volumes.create_cow_snapshot(source, label)

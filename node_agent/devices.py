@@ -1,12 +1,13 @@
 """The devices of a volume: logical volume -> face -> crypt, where it is encrypted.
 
-The face (``xlss-<id>``) is a linear device, exactly as long as the logical volume; what a pod uses
-is never the logical volume itself, so that it can be exchanged below a mounted file system. Under
-the face of a replicated volume is DRBD's device, and under that a linear device
-(``xlss-disk-<id>``, see ``replica_storage.py``), there for as long as the replica is up. The crypt
-device (``xlss-crypt-<id>``) is above the face, so that for this no key is needed. A raw
-volume that is published read-only has one more linear device over its top (``xlss-ro-<id>``): a
-mount that is read-only does not keep anybody from writing to a device node in it.
+The face (``xlss-<id>``) is a linear device, as long as the logical volume, but for what that grew
+by and is still to be wiped; what a pod uses is never the logical volume itself, so that it can be
+exchanged below a mounted file system. Under the face of a replicated volume is DRBD's device, and
+under that a linear device (``xlss-disk-<id>``, see ``replica_storage.py``), there for as long as
+the replica is up. The crypt device (``xlss-crypt-<id>``) is above the face, so that for this no key
+is needed. A raw volume that is published read-only has one more linear device over its top
+(``xlss-ro-<id>``): a mount that is read-only does not keep anybody from writing to a device node in
+it.
 
 They are there from the staging of a volume to its unstaging. Each call may be repeated.
 """
@@ -90,7 +91,7 @@ class Devices:
         """What the face lies over, and its size in bytes."""
         replication = volume_from_json(entry.label.record).replication
         if replication is None:
-            return entry.path, entry.size_bytes
+            return entry.path, entry.usable_bytes
         number = f"{DRBD_MAJOR}:{replication.minor}"
         return drbd_path(replication.minor), block_device.size_of_number(number)
 
@@ -163,7 +164,7 @@ class Devices:
         return [] if top is None else mount.mounts_of(top.device_number)
 
     def grow(self, entry: Entry) -> None:
-        """Give what is there of the stack the length of the logical volume, also under mounts."""
+        """Give what is there of the stack all that may be shown, also under mounts."""
         volume_id = entry.label.id
         if self._mapper.find(face_name(volume_id)) is None:
             return

@@ -32,6 +32,12 @@ class Entry:
     def path(self) -> str:
         return f"/dev/{self.group}/{self.name}"
 
+    @property
+    def usable_bytes(self) -> int:
+        """How much of it anybody may be shown: what it grew by has to be wiped before."""
+        wiped = self.label.wiped_bytes
+        return self.size_bytes if wiped is None else min(wiped, self.size_bytes)
+
 
 def sort_out(spec: PoolSpec, state: GroupState) -> tuple[dict[str, Entry], tuple[str, ...]]:
     """Which logical volumes of a group are ours, by name; and the full names of those that are not.

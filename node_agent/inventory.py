@@ -181,4 +181,4 @@ def _fields(entry: Entry) -> dict[str, Any]:
 def _volume_bytes(entry: Entry, record: Mapping[str, Any]) -> int:
     """What a pod sees of it."""
     encrypted = bool(record.get("spec", {}).get("encrypted"))
-    return entry.size_bytes - (ENCRYPTION_BYTES if encrypted else 0)
+    return entry.usable_bytes - (ENCRYPTION_BYTES if encrypted else 0)

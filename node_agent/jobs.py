@@ -26,9 +26,10 @@ class _Cancelled(Exception):
 
 
 class _Job:
-    def __init__(self, what: str, reads: Iterable[str]) -> None:
+    def __init__(self, what: str, reads: Iterable[str], *, keep: bool) -> None:
         self.what = what
         self.reads = frozenset(reads)
+        self.keep = keep
         self.done_bytes = 0
         self.total_bytes = 0
         self.started = False
@@ -63,18 +64,20 @@ class Jobs:
         work: Callable[[Report], None],
         *,
         reads: Iterable[str] = (),
+        keep: bool = False,
         wait: float,
     ) -> None:
         """Start the job or join the one that is under way, and wait for it.
 
-        ``what`` says it in errors, ``reads`` names what must not be deleted meanwhile. Raises
+        ``what`` says it in errors, ``reads`` names what must not be deleted meanwhile. ``keep``:
+        the work itself does not note that it is done, so that whoever asks next is told. Raises
         Unavailable with the progress after ``wait`` seconds, and what the work raised; after that
         the next call starts it anew.
         """
         with self._mutex:
             job = self._jobs.get(key)
             if job is None:
-                job = self._jobs[key] = _Job(what, reads)
+                job = self._jobs[key] = _Job(what, reads, keep=keep)
                 context = contextvars.copy_context()
                 threading.Thread(
                     target=context.run,
@@ -94,7 +97,7 @@ class Jobs:
         return True
 
     def running(self, key: str) -> bool:
-        """Whether there is a job, or one that has failed and nobody has asked since."""
+        """Whether there is a job, or one with an end that nobody has asked for since."""
         with self._mutex:
             return key in self._jobs
 
@@ -151,7 +154,8 @@ class Jobs:
                 _log.info("%s is done", job.what)
             finally:
                 self._turns.release()
-            self._forget(key, job)
+            if not job.keep:
+                self._forget(key, job)
         except _Cancelled:
             _log.info("%s was cancelled", job.what)
         except Exception as error:

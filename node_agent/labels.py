@@ -11,6 +11,7 @@ characters a tag; lvm(8), "Tags"):
 |                         | or metadata (DRBD's, of the volume with that id)                  |
 | xlss.state=<state>      | filling, blank, formatting or used (below)                        |
 | xlss.unique=no          | a copy of a file system that still carries its source's UUID      |
+| xlss.wiped=<bytes>      | it grows: what lies beyond is a former tenant's until it is wiped |
 | xlss.zrecord.<n>=<part> | the record (cluster/model.py) as JSON, compressed (RFC 1950, with |
 |                         | ``_DICTIONARY`` preset), base64url, cut in parts                  |
 | xlss.record.<n>=<part>  | the same without the compression: read where it is found and      |
@@ -85,6 +86,7 @@ class Label:
     kind: Kind
     state: State
     unique: bool = True
+    wiped_bytes: int | None = None  # None: it is all its own
     record: str = ""  # JSON
     # The record as it was found, and the tags that said so: the same record may be written in
     # other bytes by another release of zlib, and in the older format.
@@ -104,6 +106,8 @@ class Label:
         ]
         if not self.unique:
             tags.append(f"{_PREFIX}unique=no")
+        if self.wiped_bytes is not None:
+            tags.append(f"{_PREFIX}wiped={self.wiped_bytes}")
         record, written = self.found
         if record != self.record:
             written = _in_parts(_RECORD, _compressed(self.record))
@@ -131,12 +135,14 @@ def parse_label(tags: Iterable[str]) -> Label | None:
     if not identifier or kind not in set(Kind):
         return None
     state = values.get(f"{_PREFIX}state", "")
+    wiped = values.get(f"{_PREFIX}wiped", "")
     record = _record(values)
     return Label(
         id=identifier,
         kind=Kind(kind),
         state=State(state) if state in set(State) else State.USED,
         unique=values.get(f"{_PREFIX}unique") != "no",
+        wiped_bytes=int(wiped) if wiped.isdecimal() else None,
         record=record,
         found=(record, tuple(tag for tag in ours if tag.startswith((_RECORD, _PLAIN_RECORD)))),
     )

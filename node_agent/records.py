@@ -6,6 +6,7 @@ from cluster.model import (
     ENCRYPTION_BYTES,
     AccessType,
     LayoutKind,
+    Provision,
     Volume,
     VolumeSpec,
     snapshot_from_json,
@@ -37,9 +38,19 @@ def overhead(spec: VolumeSpec) -> int:
     return ENCRYPTION_BYTES if spec.encrypted else 0
 
 
+def shows_what_was_there(record: Volume) -> bool:
+    """Whether new room has to be wiped: it is a former tenant's, and can be read unwritten.
+
+    A file system shows nobody what it has not written, a crypt device shows noise.
+    """
+    spec = record.spec
+    raw = spec.access is AccessType.BLOCK and not spec.encrypted
+    return raw and spec.provision is Provision.THICK
+
+
 def volume_bytes(entry: Entry, spec: VolumeSpec) -> int:
     """What the pod sees of a logical volume."""
-    return entry.size_bytes - overhead(spec)
+    return entry.usable_bytes - overhead(spec)
 
 
 def spec_of(entry: Entry) -> VolumeSpec:

@@ -117,7 +117,10 @@ class NodeAgentService(pb_grpc.NodeAgentServicer):
         self, request: pb.ExpandVolumeRequest, context: grpc.ServicerContext
     ) -> pb.ExpandVolumeResponse:
         size_bytes, pool = self._agent.expand_volume(
-            request.volume_id, _possible(request.size_bytes), request.limit_bytes
+            request.volume_id,
+            _possible(request.size_bytes),
+            request.limit_bytes,
+            wait=_wait(context),
         )
         return pb.ExpandVolumeResponse(size_bytes=size_bytes, pool=wire.pool_to_wire(pool))
 

@@ -24,7 +24,6 @@ from cluster.model import (
     Provision,
     SourceKind,
     Volume,
-    VolumeSpec,
     to_json,
 )
 from host import block_device, block_worker, signature
@@ -33,6 +32,7 @@ from host.command import Runner
 from node_agent.cuts import Cuts
 from node_agent.devices import Devices
 from node_agent.entries import Entry
+from node_agent.growth import Growth, require_within
 from node_agent.jobs import Jobs, Report
 from node_agent.labels import Kind, Label, State
 from node_agent.logical_volumes import LogicalVolumes, rounded
@@ -57,6 +57,7 @@ class NodeVolumes:
         """``node``: the name of this one. ``replicas``: None where it takes none."""
         self._node = node
         self._replicas = replicas
+        self._growth = Growth(runner, volumes, jobs)
         self._runner = runner
         self._volumes = volumes
         self._devices = devices
@@ -79,8 +80,7 @@ class NodeVolumes:
                 if not self._jobs.rejoin(wanted.id, wait):
                     self._fill(entry, wanted, wait)
                 entry = self._volumes.require(Kind.VOLUME, wanted.id)
-            if volume_bytes(entry, wanted.spec) < wanted.size_bytes:
-                entry = self._grown(entry, wanted.spec, wanted.size_bytes, wanted.limit_bytes)
+            entry = self._growth.grown(entry, wanted.size_bytes, wanted.limit_bytes, wait)
             if wanted.replication is not None:
                 self.require_replicas().establish(entry)
             return entry
@@ -94,6 +94,7 @@ class NodeVolumes:
             entry = self._volumes.locate(Kind.VOLUME, volume_id, pool_name)
             self._require_deletable(volume_id, entry)
             self._jobs.cancel(volume_id)
+            self._growth.cancel(volume_id)
             self._remove_scratch(volume_id)
             if entry is not None:
                 self._devices.take_down(volume_id)
@@ -103,17 +104,16 @@ class NodeVolumes:
                     self._replicas.remove(volume_id)
                 self._volumes.remove(entry)
 
-    def expand(self, volume_id: str, size_bytes: int, limit_bytes: int) -> Entry:
+    def expand(self, volume_id: str, size_bytes: int, limit_bytes: int, *, wait: float) -> Entry:
         """Grow it and the devices over it. One that is as large already is success.
 
-        Raises NotFound, NoSpace, OutOfRange, Refused (thick snapshots), Busy.
+        A wipe that takes longer than ``wait`` seconds goes on in the background. Raises Unavailable
+        with its progress, NotFound, NoSpace, OutOfRange, Refused (thick snapshots), Busy.
         """
         with self._locks.hold(volume_id, purpose="its expansion"):
             entry = self.require_complete(volume_id)
-            record = record_of(entry)
-            if volume_bytes(entry, record.spec) < size_bytes:
-                entry = self._grown(entry, record.spec, size_bytes, limit_bytes)
-            if record.replication is not None:
+            entry = self._growth.grown(entry, size_bytes, limit_bytes, wait)
+            if record_of(entry).replication is not None:
                 self.require_replicas().grow(entry)
             self._devices.grow(entry)
             return entry
@@ -289,19 +289,7 @@ class NodeVolumes:
         extra = overhead(wanted.spec)
         pool = self._volumes.report(wanted.spec.pool)
         size = rounded(wanted.size_bytes + extra, pool, layout_of(wanted.spec))
-        _require_within(size - extra, wanted.limit_bytes)
-
-    def _grown(self, entry: Entry, spec: VolumeSpec, size_bytes: int, limit_bytes: int) -> Entry:
-        layout = layout_of(spec)
-        pool = self._volumes.report(entry.pool.name)
-        size = rounded(size_bytes + overhead(spec), pool, layout)
-        _require_within(size - overhead(spec), limit_bytes)
-        if dependents := self._volumes.dependents(entry):
-            raise Refused(
-                f"thick volume {entry.label.id} cannot grow while it has snapshots:"
-                f" {_names(dependents)}; delete them first"
-            )
-        return self._volumes.extend(entry, size, layout)
+        require_within(size - extra, wanted.limit_bytes)
 
     # Filling
 
@@ -376,13 +364,6 @@ def _label(wanted: Volume, state: State, *, unique: bool = True) -> Label:
 def _can_share(source: Entry, wanted: Volume) -> bool:
     thin = source.thin and wanted.spec.provision is Provision.THIN
     return thin and source.pool.name == wanted.spec.pool
-
-
-def _require_within(size_bytes: int, limit_bytes: int) -> None:
-    if 0 < limit_bytes < size_bytes:
-        raise OutOfRange(
-            f"in whole extents it has {size_bytes} bytes, more than the limit of {limit_bytes}"
-        )
 
 
 def _names(entries: tuple[Entry, ...]) -> str:

@@ -147,8 +147,8 @@ class AgentNode:
             else:
                 return "done"
 
-    def snapshot(self, *volumes: Served) -> list[Snapshot]:
-        """Snapshots of all of them, cut together."""
+    def snapshot(self, *volumes: Served, wait: bool = True) -> list[Snapshot]:
+        """Snapshots of all of them, cut together. Without ``wait`` it is asked for once."""
         wanted = [
             Snapshot(
                 id=new_id(Kind.SNAPSHOT, volume.id),
@@ -161,7 +161,10 @@ class AgentNode:
             )
             for volume in volumes
         ]
-        until_done(lambda: self.agent.create_snapshots(wanted))
+        if wait:
+            until_done(lambda: self.agent.create_snapshots(wanted))
+        else:
+            self.agent.create_snapshots(wanted)
         return wanted
 
     def wipe_clean(self) -> None:

@@ -239,6 +239,18 @@ def _modify(scene: Scene) -> None:
     scene.controller.modify(scene.made["volume"].volume_id, readIops="500")
 
 
+def _soil(scene: Scene) -> None:
+    """What a deleted neighbour has left."""
+    scene.node.sh(f"lvcreate -q -y -Zn -L {4 * SIZE}b -n former vg0")
+    scene.node.sh("tr '\\0' x </dev/zero | dd of=/dev/vg0/former bs=1M status=none || true")
+    scene.node.sh("lvremove -q -y vg0/former")
+
+
+def _what_is_new_is_empty(scene: Scene) -> None:
+    _node_expand(scene)
+    scene.node.sh(f"cmp -n {2 * SIZE} {TARGET} /dev/zero")
+
+
 def _use_block(scene: Scene) -> None:
     scene.made["capability"] = block()
 
@@ -292,6 +304,12 @@ OPERATIONS = {
         _expand,
         before=(_create(), *_SERVED, _write),
         check=_numbers_are_there,
+        after=(*_RELEASED, _delete()),
+    ),
+    "expand thick block": Operation(
+        _expand,
+        before=(_use_block, _soil, _create(capability=block(), **_THICK), *_SERVED),
+        check=_what_is_new_is_empty,
         after=(*_RELEASED, _delete()),
     ),
     "node expand": Operation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,19 @@ def test_a_request_that_comes_back_joins_the_job() -> None:
     assert work.runs == 1
     assert not jobs.running("v1")
     assert jobs.reader_of("s1") == ""
+
+
+def test_the_end_of_work_that_does_not_note_it_is_kept_for_the_next_request() -> None:
+    jobs, work = Jobs(), Work()
+    with pytest.raises(Unavailable):
+        jobs.join("v1", "wipe", work, reads=["v1"], keep=True, wait=0)
+    work.go_on.set()
+    while jobs.reader_of("v1"):
+        time.sleep(0.01)
+    jobs.join("v1", "wipe", work, keep=True, wait=30)
+    assert work.runs == 1
+    jobs.join("v1", "wipe", work, keep=True, wait=30)
+    assert work.runs == 2
 
 
 def test_a_failure_reaches_the_next_request_and_the_one_after_starts_anew() -> None:

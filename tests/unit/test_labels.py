@@ -18,7 +18,7 @@ LVM_TAG = re.compile(r"[A-Za-z0-9_+./=!:&#][A-Za-z0-9_+.\-/=!:&#]{0,1023}")
 def test_a_label_survives_the_tags() -> None:
     noise = base64.b64encode(random.Random(1).randbytes(3000)).decode()
     record = '{"name": "Ünïcode \\"quoted\\"", "note": "' + noise + '"}'
-    label = Label(VOLUME, Kind.VOLUME, State.FILLING, unique=False, record=record)
+    label = Label(VOLUME, Kind.VOLUME, State.FILLING, unique=False, wiped_bytes=0, record=record)
 
     assert all(LVM_TAG.fullmatch(tag) for tag in label.tags)
     # LVM reports tags sorted, among those of others.
