@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host.device_mapper import DeviceMapper
-from host.errors import CommandStuck, HostError, Missing, Refused
+from host.errors import CommandStuck, HostError, InTransition, Missing, Refused
 from host.io_flusher import io_flusher
 
 if TYPE_CHECKING:
@@ -75,11 +75,16 @@ class ResumeGuard:
     def suspend(self) -> None:
         """Returns once all are suspended.
 
-        Raises ``Missing`` for a device that is not there, ``CommandStuck`` where suspending takes
-        longer than ``seconds``, ``Refused``; none is suspended then.
+        Raises ``Missing`` for a device that is not there, ``InTransition`` for one that somebody
+        else has suspended, ``CommandStuck`` where suspending takes longer than ``seconds``,
+        ``Refused``; none is suspended by this then.
         """
+        mapper = DeviceMapper(self._runner)
         for name in self._names:
             self._runner.check(name)
+            # The kernel would take it for done, and what is resumed in the end is not ours.
+            if mapper.info(name).suspended:
+                raise InTransition(f"device {name} is suspended already; repeat the request")
         with io_flusher():
             guard = self._runner.spawn(
                 [sys.executable, "-I", "-S", "-c", _BOOT, _PACKAGES, *self._arguments],

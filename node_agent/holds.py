@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from host.command import Runner
+from host.errors import InTransition
 from host.resume_guard import ResumeGuard
+
+
+class _Hold:
+    def __init__(self, guard: ResumeGuard) -> None:
+        self.guard = guard
+        self.begun = threading.Event()  # or it could not begin
 
 
 class Holds:
@@ -22,7 +29,8 @@ class Holds:
         self._runner = runner
         self._cgroup = cgroup_root if (cgroup_root / "cgroup.procs").exists() else None
         self._mutex = threading.Lock()
-        self._held: dict[str, ResumeGuard] = {}
+        self._held: dict[str, _Hold] = {}
+        self._barred: set[str] = set()
 
     def guard(self, devices: Sequence[str], seconds: float, *, lockfs: bool = True) -> ResumeGuard:
         """What can hold these devices of device-mapper, uppermost ones."""
@@ -32,13 +40,18 @@ class Holds:
 
     def suspend(self, volume_ids: Sequence[str], guard: ResumeGuard) -> None:
         """``ResumeGuard.suspend``, known from before it begins; raises what that raises."""
+        hold = _Hold(guard)
         with self._mutex:
-            self._held.update(dict.fromkeys(volume_ids, guard))
+            if barred := self._barred.intersection(volume_ids):
+                raise InTransition(f"volume {min(barred)} loses a replica; repeat the request")
+            self._held.update(dict.fromkeys(volume_ids, hold))
         try:
             guard.suspend()
         except BaseException:
             self._forget(guard)
             raise
+        finally:
+            hold.begun.set()
 
     def release(self, guard: ResumeGuard) -> bool:
         """``ResumeGuard.release``: whether it held until now."""
@@ -50,7 +63,7 @@ class Holds:
     def still(self, volume_id: str, face: str, seconds: float) -> Iterator[None]:
         """No write is under way in the block; what is mounted is not frozen.
 
-        Raises CommandStuck where those that are do not end within ``seconds``.
+        Raises CommandStuck where those that are do not end within ``seconds``, InTransition.
         """
         guard = self.guard([face], seconds, lockfs=False)
         self.suspend([volume_id], guard)
@@ -63,13 +76,27 @@ class Holds:
         with self._mutex:
             return volume_id in self._held
 
-    def end_hold(self, volume_id: str) -> None:
-        """Let it go now; whoever began the hold is told that it did not last."""
+    @contextmanager
+    def ended(self, volume_id: str) -> Iterator[None]:
+        """It is let go, and nothing holds it before the end of the block.
+
+        Whoever began the hold is told that it did not last.
+        """
         with self._mutex:
-            guard = self._held.get(volume_id)
-        if guard is not None:
-            self.release(guard)
+            self._barred.add(volume_id)
+            hold = self._held.get(volume_id)
+        try:
+            if hold is not None:
+                # What is just being suspended would be resumed by its guard, whoever wants it then.
+                hold.begun.wait()
+                self.release(hold.guard)
+            yield
+        finally:
+            with self._mutex:
+                self._barred.remove(volume_id)
 
     def _forget(self, guard: ResumeGuard) -> None:
         with self._mutex:
-            self._held = {name: other for name, other in self._held.items() if other is not guard}
+            self._held = {
+                name: hold for name, hold in self._held.items() if hold.guard is not guard
+            }

@@ -95,8 +95,8 @@ class Holds(Protocol):
 
     def is_held(self, volume_id: str) -> bool: ...
 
-    def end_hold(self, volume_id: str) -> None:
-        """Let it go now: what was cut meanwhile is void."""
+    def ended(self, volume_id: str) -> contextlib.AbstractContextManager[None]:
+        """It is let go, and not held in the block: what was cut meanwhile is void."""
         ...
 
 
@@ -333,8 +333,8 @@ class ReplicaSide:
         # as well. The module's own freeze then ends this by the deadline.
         name = face_name(assignment.volume_id)
         # What holds it lets it go in the end: then the write would be acknowledged.
-        self._holds.end_hold(assignment.volume_id)
-        self._mapper.suspend(name, deadline=_FACE_SECONDS, lockfs=False)
+        with self._holds.ended(assignment.volume_id):
+            self._mapper.suspend(name, deadline=_FACE_SECONDS, lockfs=False)
 
     def _resume_face(self, assignment: Assignment) -> None:
         name = face_name(assignment.volume_id)

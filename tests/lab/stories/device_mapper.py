@@ -12,7 +12,15 @@ import time
 from pathlib import Path
 
 from host.device_mapper import DeviceMapper, Target, device_number
-from host.errors import AlreadyExists, CommandFailed, CommandStuck, InUse, Missing, Refused
+from host.errors import (
+    AlreadyExists,
+    CommandFailed,
+    CommandStuck,
+    InTransition,
+    InUse,
+    Missing,
+    Refused,
+)
 from host.linear_device import ensure_linear, remove_if_present, resize_linear, swap_linear
 from host.resume_guard import ResumeGuard, suspended
 from tests.lab.stories.telling import DISK, MIB, OTHER_DISK, machine, raises, sh, wait_until
@@ -262,6 +270,16 @@ def a_cut_into_which_somebody_else_resumes_is_not_valid() -> None:
             sh(f"dmsetup resume {names[0]}")
         assert not cut.held
         assert not any(mapper.info(name).suspended for name in names)
+
+
+def a_cut_of_what_somebody_else_has_suspended_leaves_it_to_him() -> None:
+    with machine() as (runner, mapper, folder):
+        names = _two_mounted_faces(mapper, folder)
+        mapper.suspend(names[1], deadline=10)
+        guard = ResumeGuard(runner, names, seconds=30)
+        assert names[1] in raises(InTransition, guard.suspend)
+        assert not guard.release()
+        assert [mapper.info(name).suspended for name in names] == [False, True]
 
 
 def a_cut_with_a_device_that_is_not_there_leaves_none_suspended() -> None:
