@@ -41,11 +41,12 @@ def overhead(spec: VolumeSpec) -> int:
 def shows_what_was_there(record: Volume) -> bool:
     """Whether new room has to be wiped: it is a former tenant's, and can be read unwritten.
 
-    A file system shows nobody what it has not written, a crypt device shows noise.
+    A file system shows nobody what it has not written, a crypt device shows noise; but replicas
+    have to be the same in what nobody has written as well.
     """
     spec = record.spec
     raw = spec.access is AccessType.BLOCK and not spec.encrypted
-    return raw and spec.provision is Provision.THICK
+    return spec.provision is Provision.THICK and (raw or record.replication is not None)
 
 
 def volume_bytes(entry: Entry, spec: VolumeSpec) -> int:

@@ -6,20 +6,16 @@ which is made after the data's and removed before it: there is never one without
 
 The tags of the metadata's logical volume say how far the two have come. ``filling``: DRBD has not
 written its metadata yet, and what is there is a former tenant's. Its record is the number of bytes
-of the data that DRBD may use: what the logical volume grew by since is not provably zero yet.
-Sizes are bytes.
+of the data that the metadata has room for, and so DRBD may use. Sizes are bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.errors import DataLoss, Unavailable
 from cluster.model import Replication, volume_from_json
 from cluster.placement import metadata_bytes
-from host import block_worker
-from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.linear_device import ensure_linear, remove_if_present, resize_linear
 from node_agent.devices import disk_name
@@ -35,8 +31,7 @@ class ReplicaStorage:
     Raises NotFound where this node has no replica, and the errors of ``LogicalVolumes``.
     """
 
-    def __init__(self, runner: Runner, mapper: DeviceMapper, volumes: LogicalVolumes) -> None:
-        self._runner = runner
+    def __init__(self, mapper: DeviceMapper, volumes: LogicalVolumes) -> None:
         self._mapper = mapper
         self._volumes = volumes
 
@@ -44,8 +39,9 @@ class ReplicaStorage:
         """Make the metadata's logical volume beside a volume that is complete."""
         volume_id = data.label.id
         if self._volumes.find(Kind.METADATA, volume_id) is None:
-            label = Label(volume_id, Kind.METADATA, State.FILLING, record=str(data.size_bytes))
-            self._volumes.create_thick(data.pool.name, label, metadata_bytes(data.size_bytes))
+            size = data.usable_bytes
+            label = Label(volume_id, Kind.METADATA, State.FILLING, record=str(size))
+            self._volumes.create_thick(data.pool.name, label, metadata_bytes(size))
 
     def is_established(self, volume_id: str) -> bool:
         """Whether the metadata's logical volume is there."""
@@ -91,21 +87,17 @@ class ReplicaStorage:
         """Whether the volume is on this node. Raises Unavailable where that cannot be known."""
         return self._volumes.locate(Kind.VOLUME, volume_id) is not None
 
-    def grow(self, data: Entry, zeroed: Callable[[int], None]) -> int:
+    def grow(self, data: Entry) -> int:
         """Give DRBD's disk what the logical volume has grown to; returns its size.
 
-        What is new is zero on every replica, and so the same: of a thin pool it is, of a thick
-        volume it is made so. ``zeroed`` is told the progress.
+        What is new reads as zeros on every replica, and so is the same.
         """
         volume_id = data.label.id
         metadata = self._volumes.require(Kind.METADATA, volume_id)
-        begin = usable_bytes(metadata)
-        if begin < data.size_bytes:
-            metadata = self._volumes.extend(metadata, metadata_bytes(data.size_bytes))
-            if not data.thin:
-                self._volumes.ensure_active(data)
-                block_worker.zero(self._runner, data.path, zeroed, begin=begin)
-            label = replace(metadata.label, record=str(data.size_bytes))
+        size = data.usable_bytes
+        if usable_bytes(metadata) < size:
+            metadata = self._volumes.extend(metadata, metadata_bytes(size))
+            label = replace(metadata.label, record=str(size))
             metadata = self._volumes.relabel(metadata, label)
         if self._mapper.find(disk_name(volume_id)) is not None:
             resize_linear(self._mapper, disk_name(volume_id), usable_bytes(metadata))

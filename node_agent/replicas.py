@@ -66,7 +66,7 @@ class Replicas:
         self._holds = holds
         self._observer = FallingBack(runner)
         self._commands = Commands(runner, node, self._observer)
-        self._storage = ReplicaStorage(runner, mapper, volumes)
+        self._storage = ReplicaStorage(mapper, volumes)
         self._notes = notes
         endless = EndlessIo()
         self._side = ReplicaSide(
@@ -203,7 +203,7 @@ class Replicas:
         """
         volume_id = data.label.id
         with self._loop.paused(volume_id):
-            size = self._storage.grow(data, lambda done: None)
+            size = self._storage.grow(data)
         status = self._commands.status(volume_id)
         if status is not None and status.role is Role.PRIMARY:
             self._resize(volume_id, size, status)

@@ -16,6 +16,7 @@ from cluster.model import AccessType, IoLimits, Provision
 from csi.rpc import csi_pb2 as pb
 from lab.errors import CommandFailed
 from tests.lab.agent_node import MIB, AgentNode, until_done
+from tests.lab.held_wipes import wipes_held
 from tests.lab.test_agent import POOLS
 
 if TYPE_CHECKING:
@@ -236,17 +237,15 @@ def test_nobody_is_shown_what_a_raw_device_grows_by_before_it_is_wiped(home: Age
     home.node.sh("tr '\\0' x </dev/zero | dd of=/dev/vg0/former bs=1M status=none || true")
     home.node.sh("lvremove -q -y vg0/former")
     volume = home.create(access=BLOCK, provision=Provision.THICK).serve()
-    home.node.spawn(
-        ["bash", "-c", "until pkill -STOP -x blkdiscard; do sleep 0.01; done"], log="/run/stop.log"
-    )
-    with pytest.raises(Unavailable, match="0 % done"):
-        home.agent.expand_volume(volume.id, 128 * MIB, 0)
-    with pytest.raises(Unavailable, match="still to be wiped"):
-        home.snapshot(volume, wait=False)
-    home.restart()
-    for _ in range(2):  # also under a face that is made anew, as after a reboot
-        assert home.node.run(["blockdev", "--getsize64", volume.target]).text == str(64 * MIB)
-        volume.withdraw().serve()
+    with wipes_held(home.node):
+        with pytest.raises(Unavailable, match="0 % done"):
+            home.agent.expand_volume(volume.id, 128 * MIB, 0)
+        with pytest.raises(Unavailable, match="still to be wiped"):
+            home.snapshot(volume, wait=False)
+        home.restart()
+        for _ in range(2):  # also under a face that is made anew, as after a reboot
+            assert home.node.run(["blockdev", "--getsize64", volume.target]).text == str(64 * MIB)
+            volume.withdraw().serve()
     until_done(lambda: home.agent.expand_volume(volume.id, 128 * MIB, 0))
     assert home.csi.expand(volume.id, volume.target, 128 * MIB) == 128 * MIB
     home.node.sh(f"cmp -n {128 * MIB} {volume.target} /dev/zero")
