@@ -226,7 +226,15 @@ class Volumes:
             size = min(sizes)  # what all replicas have is the size of the volume
             if size > entry.item.size_bytes:
                 entry = self._table.update(entry, size_bytes=size)
+            if entry.item.replication is not None:
+                self._tell_all(entry.item)
             return entry.item.size_bytes
+
+    def _tell_all(self, volume: Volume) -> None:
+        """That size all replicas have: one whose peer is away may be used with it from now on."""
+        for node in volume.nodes:
+            ticket = self._pools.ticket()
+            self._pools.report(node, self._agents.agent(node).update_volume(volume), ticket)
 
     def _require_all(self, volume: Volume) -> None:
         """Raises Unavailable when a replica does not answer: then none must grow."""

@@ -22,6 +22,7 @@ from node_agent.devices import disk_name
 from node_agent.entries import Entry
 from node_agent.labels import Kind, Label, State
 from node_agent.logical_volumes import LogicalVolumes
+from node_agent.records import overhead, record_of
 from node_agent.replica_side import ReplicaDevices
 
 
@@ -64,6 +65,12 @@ class ReplicaStorage:
         thin = self._volumes.chunk_bytes(self._volumes.require(Kind.VOLUME, volume_id))
         fresh = metadata.label.state is State.FILLING
         return ReplicaDevices(path, metadata.path, usable_bytes(metadata), fresh, thin)
+
+    def sizes(self, volume_id: str) -> tuple[int, int]:
+        """Of DRBD's disk here, and what all replicas have, which the volume's record tells."""
+        record = record_of(self._volumes.require(Kind.VOLUME, volume_id))
+        disk = usable_bytes(self._volumes.require(Kind.METADATA, volume_id))
+        return disk, record.size_bytes + overhead(record.spec)
 
     def set_up(self, volume_id: str) -> ReplicaDevices:
         """Both, active. Raises Unavailable while the volume is being filled or wiped."""

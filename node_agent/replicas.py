@@ -165,7 +165,8 @@ class Replicas:
         """
         self._loop.require_primary(volume_id, _SERVING_SECONDS)
         status = self._commands.status(volume_id)
-        size = self._storage.devices(volume_id).size_bytes
+        size, everywhere = self._storage.sizes(volume_id)
+        size = min(size, everywhere)
         if status is not None and (status.volumes[0].size_bytes or 0) < size:
             with suppress(HostError, Unavailable):  # it is served as it is; NodeExpand insists
                 self._resize(volume_id, size, status)
@@ -197,15 +198,16 @@ class Replicas:
             self._commands.verify(self._side.resource(assignment))
 
     def grow(self, data: Entry) -> None:
-        """Let DRBD have what the logical volume has grown to; here the others have it already.
+        """Let DRBD have what the logical volume has grown to, as far as the peer has it, too.
 
-        Where the volume is not used its device grows later. Raises Refused, Unavailable.
+        Where the volume is not used, or its peer is away, the device grows later. Raises Refused
+        where the peer's disk is smaller, Unavailable.
         """
         volume_id = data.label.id
         with self._loop.paused(volume_id):
             size = self._storage.grow(data)
         status = self._commands.status(volume_id)
-        if status is not None and status.role is Role.PRIMARY:
+        if status is not None and status.role is Role.PRIMARY and _is_connected(status):
             self._resize(volume_id, size, status)
 
     def remove(self, volume_id: str) -> None:
@@ -226,14 +228,21 @@ class Replicas:
         if assignment is None:
             raise Unavailable(f"volume {volume_id}: no arbiter has assigned it yet")
         resource = self._side.resource(assignment)
-        connected = status.connection().state is ConnectionState.CONNECTED
+        connected = _is_connected(status)
+        disk, everywhere = self._storage.sizes(volume_id)
+        # Alone it takes all of its disk; one that is larger than the peer's never connects again.
+        if not connected and disk > everywhere:
+            raise Unavailable(f"volume {volume_id} grows only once its other replica is there")
         face = self._devices.face(volume_id)
         # DRBD 8.4 waits for writes under way with all of its netlink locked: should the link be
         # lost just then, they would never end, as what lets them go on is a request by netlink.
         still = self._holds.still(volume_id, face.name, _STILL_SECONDS) if face else nullcontext()
         with still:
-            # Whoever asks for growth has let all other replicas grow before.
-            self._commands.resize(resource, size_bytes, peer_has_space=not connected, equal=True)
+            # DRBD 8.4 refuses to take anything for equal while it is alone: a peer that comes back
+            # is no member, and is synced in any case.
+            self._commands.resize(
+                resource, size_bytes, peer_has_space=not connected, equal=connected
+            )
 
     # Following the kernel
 
@@ -295,3 +304,7 @@ class Replicas:
             _log.error("this node takes no replicas: %s", trouble)
         self.trouble = trouble
         self.tried.set()
+
+
+def _is_connected(status: ResourceStatus) -> bool:
+    return status.connection().state is ConnectionState.CONNECTED

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from lab.deployment import Pool
+from lab.deployment import AGENT_PORT, Pool
 from lab.node import MIB
+from node_agent.client import GrpcAgents
 from tests.lab.held_wipes import wipes_held
-from tests.lab.replicated import ONE, SIZE, TWO
+from tests.lab.replicated import ONE, SERVING, SIZE, TWO
 
 if TYPE_CHECKING:
     from tests.lab.replicated import Service
@@ -37,4 +38,36 @@ def test_the_peer_dies_while_what_the_primary_grows_by_is_wiped(service: Service
     service.until_in_sync()
     service.repeat("expand it", lambda: controller.expand(service.id, 2 * SIZE))
     writer.wait_for(20)
+    service.check()
+
+
+def test_a_replica_that_grew_alone_is_no_larger_than_its_peer(service: Service) -> None:
+    addresses = {ONE: f"{service.node(ONE).address}:{AGENT_PORT}"}
+    agents = GrpcAgents(addresses, service.cluster.tls / "controller", call_seconds=SERVING)
+    agents.agent(ONE).expand_volume(service.id, 2 * SIZE, 0)  # and TWO is never asked
+    agents.close()
+    service.power_off(TWO)
+    writer = service.fail_over(ONE)
+    writer.wait_for(20)
+    service.power_on(TWO)
+    service.until_in_sync()
+    controller = service.cluster.controller()
+    service.repeat("expand it", lambda: controller.expand(service.id, 2 * SIZE))
+    assert size(service) == 2 * SIZE
+    service.check()
+
+
+def size(service: Service) -> int:
+    """Of what the service has on ONE."""
+    return int(service.node(ONE).run(["blockdev", "--getsize64", service.device]).text)
+
+
+def test_what_all_replicas_grew_by_is_there_without_the_peer(service: Service) -> None:
+    controller = service.cluster.controller()
+    service.repeat("expand it", lambda: controller.expand(service.id, 2 * SIZE))
+    service.power_off(TWO)
+    service.fail_over(ONE).wait_for(20)
+    assert size(service) == 2 * SIZE
+    service.power_on(TWO)
+    service.until_in_sync()
     service.check()

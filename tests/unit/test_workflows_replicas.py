@@ -21,7 +21,16 @@ from cluster.sqlite_store import SqliteStore
 from cluster.store import RecordKind
 from cluster.volumes import Volumes
 from replication import arbiter_rules
-from tests.unit.cluster_world import THICK, THICK_PAIR, THIN, THIN_PAIR, World, fails, on
+from tests.unit.cluster_world import (
+    THICK,
+    THICK_PAIR,
+    THIN,
+    THIN_PAIR,
+    World,
+    fails,
+    no_faults,
+    on,
+)
 from tests.unit.fake_agent import GIB, MIB, FakeAgents, FakeNode, FakePool
 
 EXTENT = 4 * MIB
@@ -303,6 +312,26 @@ def test_a_pair_grows_only_while_both_nodes_are_there(tmp_path: Path) -> None:
     assert world.nodes.nodes["n1"].volumes[volume.id].size_bytes == GIB
     world.nodes.nodes["n2"].down = False
     assert world.volumes.expand(volume.id, 2 * GIB, 0) == 2 * GIB
+
+
+def test_the_nodes_are_told_of_a_size_once_all_replicas_have_it(tmp_path: Path) -> None:
+    world = pair_world(tmp_path)
+    volume = world.create(spec=THIN_PAIR)
+
+    def told() -> set[int]:
+        nodes = [world.nodes.nodes[name] for name in volume.nodes]
+        return {node.volumes[volume.id].record.size_bytes for node in nodes}
+
+    world.nodes.set_fault(fails("expand_volume", NoSpace("full"), node="n2"))
+    with pytest.raises(NoSpace):
+        world.volumes.expand(volume.id, 2 * GIB, 0)
+    assert told() == {GIB}
+    world.nodes.set_fault(fails("update_volume", Unavailable("lost"), node="n2"))
+    with pytest.raises(Unavailable):
+        world.volumes.expand(volume.id, 2 * GIB, 0)
+    world.nodes.set_fault(no_faults)
+    assert world.volumes.expand(volume.id, 2 * GIB, 0) == 2 * GIB
+    assert told() == {2 * GIB}
 
 
 def test_a_node_that_is_down_does_not_hold_up_a_deletion(tmp_path: Path) -> None:
