@@ -16,6 +16,8 @@ from dataclasses import replace
 from cluster.errors import DataLoss, Unavailable
 from cluster.model import Replication, volume_from_json
 from cluster.placement import metadata_bytes
+from host import block_worker
+from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.linear_device import ensure_linear, remove_if_present, resize_linear
 from node_agent.devices import disk_name
@@ -32,7 +34,8 @@ class ReplicaStorage:
     Raises NotFound where this node has no replica, and the errors of ``LogicalVolumes``.
     """
 
-    def __init__(self, mapper: DeviceMapper, volumes: LogicalVolumes) -> None:
+    def __init__(self, runner: Runner, mapper: DeviceMapper, volumes: LogicalVolumes) -> None:
+        self._runner = runner
         self._mapper = mapper
         self._volumes = volumes
 
@@ -80,6 +83,9 @@ class ReplicaStorage:
         metadata = self._volumes.require(Kind.METADATA, volume_id)
         self._volumes.ensure_active(data)
         self._volumes.ensure_active(metadata)
+        if metadata.label.state is State.FILLING:
+            # drbdmeta writes over no file system, not even by force.
+            block_worker.zero(self._runner, metadata.path, lambda done: None)
         size = usable_bytes(metadata)
         ensure_linear(self._mapper, disk_name(volume_id), data.path, size)
         return self.devices(volume_id)

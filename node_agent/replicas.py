@@ -66,7 +66,7 @@ class Replicas:
         self._holds = holds
         self._observer = FallingBack(runner)
         self._commands = Commands(runner, node, self._observer)
-        self._storage = ReplicaStorage(mapper, volumes)
+        self._storage = ReplicaStorage(runner, mapper, volumes)
         self._notes = notes
         endless = EndlessIo()
         self._side = ReplicaSide(

@@ -11,16 +11,25 @@ from lab.deployment import AGENT_PORT, Pool
 from lab.node import MIB
 from node_agent.client import GrpcAgents
 from tests.lab.held_wipes import wipes_held
-from tests.lab.replicated import ONE, SERVING, SIZE, TWO
+from tests.lab.replicated import LVM, ONE, SERVING, SIZE, TWO
 
 if TYPE_CHECKING:
-    from tests.lab.replicated import Service
+    from tests.lab.replicated import Group, Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 DISKS = (512 * MIB,)
 POOLS = (Pool(settings={"thin_size": "40%"}),)
 THICK = {"provision": "thick", "filesystem": "ext4"}
+
+
+def test_the_replicas_are_made_where_a_file_system_was(group: Group) -> None:
+    for name in (ONE, TWO):
+        node = group.cluster.nodes[name]
+        node.sh(f"{LVM} lvcreate -q -y -Zn -l 100%FREE -n former vg0")
+        node.sh(f"mkfs.ext4 -q /dev/vg0/former; {LVM} lvremove -q -y vg0/former")
+    with group.service() as service:
+        service.start(ONE).wait_for(20)
 
 
 @pytest.mark.parametrize("service", [THICK], ids=["thick"], indirect=True)
