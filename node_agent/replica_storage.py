@@ -40,16 +40,14 @@ class ReplicaStorage:
         self._volumes = volumes
 
     def establish(self, data: Entry) -> None:
-        """Make the metadata's logical volume beside a volume that is complete."""
-        volume_id = data.label.id
-        if self._volumes.find(Kind.METADATA, volume_id) is None:
-            size = data.usable_bytes
-            label = Label(volume_id, Kind.METADATA, State.FILLING, record=str(size))
-            self._volumes.create_thick(data.pool.name, label, metadata_bytes(size))
+        """Make the metadata's logical volume, which is not there, beside one that is complete."""
+        size = data.usable_bytes
+        label = Label(data.label.id, Kind.METADATA, State.FILLING, record=str(size))
+        self._volumes.create_thick(data.pool.name, label, metadata_bytes(size))
 
     def is_established(self, volume_id: str) -> bool:
-        """Whether the metadata's logical volume is there."""
-        return self._volumes.find(Kind.METADATA, volume_id) is not None
+        """Whether the metadata's logical volume is there, also where memory does not know it."""
+        return self._volumes.locate(Kind.METADATA, volume_id) is not None
 
     def is_used(self, volume_id: str) -> bool:
         """Whether DRBD has written its metadata, and so may have run over the data."""

@@ -106,11 +106,11 @@ class Replicas:
             raise Unavailable(f"{self._node} takes no replicas now: {self.trouble}")
 
     def establish(self, data: Entry) -> None:
-        """Make what a replica needs beside its data. Raises NoSpace."""
+        """Make what a replica needs beside its data, or adopt what is there. Raises NoSpace."""
         if not self._storage.is_established(data.label.id):
             # Whatever was noted is of a former life of it here: a new record would look older.
             self._notes.remove(data.label.id)
-        self._storage.establish(data)
+            self._storage.establish(data)
 
     def dissolve(self, data: Entry) -> None:
         """Take DRBD out from under the only replica, also while it is used.
