@@ -27,8 +27,9 @@ from node_agent.replica_side import Eviction, ReplicaSide
 from node_agent.replica_status import ReplicaStatuses
 from node_agent.replica_storage import ReplicaStorage
 from node_agent.verified import Verified
-from replication import fencing
+from replication import fencing, preflight
 from replication.commands import Commands
+from replication.model import Dialect
 from replication.status import ConnectionState, DiskState, ResourceStatus, Role
 from replication.watch import NOT_UNDERSTOOD, FallingBack, Watcher
 
@@ -278,6 +279,9 @@ class Replicas:
     def _set_up(self) -> None:
         """The module, and its fence helper: without it a primary would not stay frozen (rule 8)."""
         self._runner.run(["modprobe", "drbd"], deadline=_LOADING_SECONDS)
+        version = preflight.loaded_version() or "of an unknown version"
+        if preflight.dialect_of(version) is not Dialect.V84:
+            raise HostError(f"DRBD {version} is loaded: this version drives 8.4 only")
         fencing.install()
         fencing.configure()
 

@@ -46,7 +46,7 @@ def _program(root: Path, program: str) -> Finding:
 
 
 def _module(runner: Runner, root: Path) -> Finding:
-    version, state = _loaded_version(root), "loaded"
+    version, state = loaded_version(root), "loaded"
     if version is None:
         try:
             argv = ["modinfo", "-F", "version", "drbd"]
@@ -55,13 +55,14 @@ def _module(runner: Runner, root: Path) -> Finding:
             release = (root / "proc/sys/kernel/osrelease").read_text().strip()
             return Finding("kernel drbd", False, f"not in the kernel {release}", _USE)
         version, state = output.decode(errors="replace").strip(), "can be loaded"
-    dialect = dialect_of(version)
-    if dialect is None:
-        return Finding("kernel drbd", False, f"version {version} is neither 8.4 nor 9", _USE)
-    return Finding("kernel drbd", True, f"{version}, dialect {dialect}, {state}", _USE)
+    if dialect_of(version) is not Dialect.V84:
+        words = f"version {version}, {state}: only 8.4 is driven so far"
+        return Finding("kernel drbd", False, words, _USE)
+    return Finding("kernel drbd", True, f"{version}, {state}", _USE)
 
 
-def _loaded_version(root: Path) -> str | None:
+def loaded_version(root: Path = Path("/")) -> str | None:
+    """That of the module in the kernel, such as 8.4.11; None where none is loaded."""
     try:
         text = (root / "proc/drbd").read_text()
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from node_agent import replicas as module
 from node_agent.agent import NodeAgent
 from node_agent.arbiter import Assignment
 from node_agent.config import NodeConfig
-from replication import fencing
+from replication import fencing, preflight
 from replication.updates import Update
 from replication.watch import DrbdsetupObserver, NetlinkObserver
 from tests.unit.arbiter_world import until
@@ -65,6 +65,7 @@ class Events:
     def __init__(self) -> None:
         self.looks: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.surprises: list[Exception] = []
+        self.version = "8.4.11"
 
     def snapshot(self) -> list[Update]:
         self.looks.put(None)
@@ -86,6 +87,7 @@ def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Events]:
     parameter = tmp_path / "usermode_helper"
     parameter.touch()
     monkeypatch.setattr(fencing, "_PARAMETER", parameter)
+    monkeypatch.setattr(preflight, "loaded_version", lambda: found.version)
     install, configure = fencing.install, fencing.configure
     monkeypatch.setattr(DeviceMapper, "names", lambda mapper, prefix: [])
     monkeypatch.setattr(module, "_LOADING_SECONDS", 0.01)
@@ -146,6 +148,18 @@ def test_while_the_module_cannot_be_loaded_the_node_says_so_and_takes_no_replica
     assert agent.inventory().replication_trouble == ""
     with pytest.raises(NotFound, match="pool"):  # it gets further now
         agent.create_volume(replicated())
+
+
+def test_with_a_module_that_it_does_not_drive_it_takes_no_replica(
+    agent: NodeAgent, events: Events
+) -> None:
+    events.version = "9.2.18"
+    assert agent.replicas is not None
+    agent.replicas.start(NoArbiter())
+    assert agent.replicas.tried.wait(10)
+    told = agent.inventory()
+    trouble = "DRBD 9.2.18 is loaded: this version drives 8.4 only"
+    assert (told.replication_address, told.replication_trouble) == ("", trouble)
 
 
 def test_an_agent_that_has_just_started_is_not_taken_for_one_in_trouble(

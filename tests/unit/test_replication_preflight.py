@@ -38,7 +38,7 @@ def look(root: Path) -> dict[str, Finding]:
 def test_a_machine_that_has_everything(root: Path) -> None:
     found = look(root)
     assert all(finding.found for finding in found.values())
-    assert found["kernel drbd"].detail == "8.4.11, dialect 8.4, loaded"
+    assert found["kernel drbd"].detail == "8.4.11, loaded"
     assert HELPER in found["drbd usermode_helper"].detail
 
 
@@ -56,6 +56,13 @@ def test_a_disabled_helper_is_said(root: Path) -> None:
 def test_a_helper_that_cannot_be_set_is_said(root: Path) -> None:
     (root / "sys/module/drbd/parameters/usermode_helper").chmod(0o444)
     assert not look(root)["drbd usermode_helper"].found
+
+
+def test_a_module_that_is_not_driven_is_said(root: Path) -> None:
+    put(root, "proc/drbd", PROC_DRBD.replace("8.4.11", "9.2.18"))
+    finding = look(root)["kernel drbd"]
+    assert not finding.found
+    assert finding.detail == "version 9.2.18, loaded: only 8.4 is driven so far"
 
 
 def test_what_is_not_installed_is_said(root: Path) -> None:
