@@ -87,12 +87,13 @@ class Cuts:
 
     def guard(self, sources: Sequence[Entry], seconds: float) -> ResumeGuard | None:
         """What can hold them, their caches written out; None where none of them is in use."""
-        tops = [self._devices.top(source.label.id) for source in sources]
-        names = [top.name for top in tops if top is not None]
-        if not names:
+        found = [self._devices.top(source.label.id) for source in sources]
+        tops = [top for top in found if top is not None]
+        if not tops:
             return None
-        for source in sources:
+        for top in tops:
             # The fewer there is to write, the shorter it is frozen.
-            for mounted in self._devices.mounts(source.label.id)[:1]:
-                mount.sync(self._runner, mounted.path, deadline=_SYNC_SECONDS)
-        return self.holds.guard(names, seconds)
+            for mounted in mount.mounts_of(top.device_number)[:1]:
+                device = self._devices.path_of(top)
+                mount.sync(self._runner, mounted.path, deadline=_SYNC_SECONDS, resource=device)
+        return self.holds.guard([top.name for top in tops], seconds)
