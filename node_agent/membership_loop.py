@@ -75,6 +75,7 @@ class Decision:
     serving: bool = False  # primary, and nothing is held back
     word: str = ""  # what the controller makes of silent nodes
     unheard: bool = False  # no arbiter answers
+    person: bool = False  # it waits for a person's decision
 
     @property
     def own_words(self) -> str:
@@ -299,7 +300,10 @@ class MembershipLoop:
                 if action.do is Do.WAIT and self._miss_each_other(memory, situation):
                     action = Action(Do.FORCE_DISCONNECT, "both sides try to connect in vain: anew")
                 elif action.do is Do.WAIT:
-                    self._decide(volume_id, memory, Decision(action.do, action.reason, "", serving))
+                    decision = Decision(
+                        action.do, action.reason, serving=serving, person=action.person
+                    )
+                    self._decide(volume_id, memory, decision)
                     return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
                 if before == (action, situation):

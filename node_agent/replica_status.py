@@ -208,8 +208,7 @@ def _waits_for(decision: Decision | None) -> str:
         return ARBITER
     if decision.do is Do.REPORT_REBOOT:
         return REBOOT
-    # The rules' own texts name the person's command wherever they leave a decision to one.
-    if "force-primary" in decision.own_words or "a person decides" in decision.own_words:
+    if decision.person:
         return PERSON
     return ARBITER if decision.unheard else ""
 

@@ -48,6 +48,7 @@ class Action:
     do: Do
     reason: str  # in words, for events and status
     notes: Notes | None = None  # of NOTE
+    person: bool = False  # of WAIT: until a person decides, or something that is lost comes back
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def next_action(now: Situation) -> Action:
     if not reported and (record.quarantine or record.epoch < notes.epoch):
         return Action(Do.REPORT, "the store is older than what its nodes have seen")
     if record.quarantine:
-        return Action(Do.WAIT, record.quarantine)
+        return Action(Do.WAIT, record.quarantine, person=True)
     if record.epoch > notes.epoch:
         return Action(Do.NOTE, "keep the newest record", Notes(bare(record), notes.disk_failed))
     if view.role is Role.PRIMARY:
@@ -105,6 +105,11 @@ def _is_ahead(now: Situation) -> bool:
     return not now.peer_in_set and now.view.disk in WHOLE and current != now.record.generation
 
 
+def _for_a_person(reason: str) -> Action:
+    text = f"{reason}: wait for the other node, or let a person decide (force-primary)"
+    return Action(Do.WAIT, text, person=True)
+
+
 def _note_failure(now: Situation) -> Action:
     return Action(Do.NOTE, "keep that the disk failed", Notes(now.notes.record, True))
 
@@ -117,7 +122,9 @@ def _diskless_primary(now: Situation) -> Action:
         whole = now.peer is None or now.peer.view.disk in (Disk.ABSENT, *WHOLE)
         if now.peer_in_set and not view.connected and whole:
             return Action(Do.WAIT, "frozen: its own disk failed, and its peer is not there")
-        return Action(Do.WAIT, "frozen: no complete replica is left: a person has to decide")
+        return _for_a_person("frozen: no complete replica is left")
+    if view.node in record.members and not now.peer_in_set:
+        return _for_a_person("the disk of the last replica failed")
     if view.node in record.members:
         return Action(Do.ASK_LEAVE, "its own disk failed: only the peer has what is written now")
     if view.face_suspended:
@@ -237,7 +244,7 @@ def _set_up(now: Situation) -> Action:
             return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "the disk had failed")
-        return Action(Do.WAIT, "the disk of the last replica had failed: a person has to decide")
+        return _for_a_person("the disk of the last replica had failed")
     return Action(Do.ATTACH, "set up, not connected yet")
 
 
@@ -246,11 +253,11 @@ def _in_the_set(now: Situation) -> Action:
     if now.notes.disk_failed or view.disk is Disk.DISKLESS:
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "the disk failed")
-        return Action(Do.WAIT, "the disk of the last replica failed: a person has to decide")
+        return _for_a_person("the disk of the last replica failed")
     if not record.trusts(view.node, view.boot_id):
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
-        return Action(Do.WAIT, "started anew as the last replica: a person has to decide")
+        return _for_a_person("started anew as the last replica")
     left_over = not now.peer_in_set and record.active not in ("", view.node)
     if left_over and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
@@ -279,11 +286,7 @@ def _promote(now: Situation) -> Action:
     if record.forced != view.node and view.disk not in WHOLE:
         if view.connection is Connection.STANDALONE:
             return _connect_alone(now)
-        return Action(
-            Do.WAIT,
-            f"its disk is {view.disk} and its source is not there: wait for that node, or let a "
-            "person accept the loss of data (force-primary)",
-        )
+        return _for_a_person(f"its disk is {view.disk}, and its source is not there")
     if now.peer_in_set and not now.go_alone:
         if view.connection is Connection.STANDALONE:
             return _connect_alone(now)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.membership import Boot, Held, Membership
+from cluster.membership import Boot, Held, Membership, Report
 from cluster.model import from_object, to_object
 from replication import arbiter_rules as arbiter
 from replication.actions import Action, Do, Situation, Yes
@@ -275,7 +275,8 @@ def test_a_survivor_is_promoted_by_a_grant() -> None:
 def test_a_sync_target_waits_for_its_source_or_a_person() -> None:
     seen = view("b", connection=Connection.CONNECTING, disk=Disk.INCONSISTENT)
 
-    assert "force-primary" in does(seen, replace(BOTH, primary="b"), go_alone=True).reason
+    waiting = does(seen, replace(BOTH, primary="b"), go_alone=True)
+    assert ("force-primary" in waiting.reason, waiting.person) == (True, True)
 
 
 def test_the_survivor_stays_alone_until_the_other_is_no_primary() -> None:
@@ -335,6 +336,32 @@ def test_a_member_that_lost_power_leaves_unless_it_was_the_last_primary() -> Non
     alone = replace(BOTH, members=("b",))
     assert "person" in does(view("b", boot_id="2"), alone).reason
     assert does(view("b"), alone).do is Do.ASK_CONFIRM
+
+
+FAILED = {"disk": Disk.DISKLESS, "generations": Generations()}
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        frozen(**FAILED),
+        view(role=Role.PRIMARY, peer_disk=Disk.INCONSISTENT, **FAILED),
+        view(connection=CUT, disk=Disk.ABSENT),
+        view(connection=CUT, **FAILED),
+    ],
+    ids=["frozen", "through a peer that lacks something", "not set up", "set up"],
+)
+def test_the_failed_disk_of_the_last_replica_is_for_a_person(seen: View) -> None:
+    found = does(seen, ONLY_A, notes=Notes(ONLY_A, True))
+    assert (found.do, found.person) == (Do.WAIT, True)
+    assert "force-primary" in found.reason
+
+
+def test_what_else_only_a_person_ends_is_told_as_that() -> None:
+    assert does(view("b", boot_id="2"), replace(BOTH, members=("b",))).person
+    quarantined = replace(BOTH, quarantine="waiting for b", reports=(Report("a", None),))
+    assert does(view(), quarantined).person
+    assert not does(view()).person
 
 
 def test_an_older_store_is_reported_before_anything() -> None:

@@ -219,8 +219,8 @@ def test_a_primary_that_reaches_no_data_is_not_served(make: Callable[..., World]
     world.loop.require_primary("v", 10.0)
     # Not frozen: then the kernel answers with errors, and does not wait.
     world.side.views["v"] = replace(world.side.views["v"], disk=Disk.DISKLESS)
-    world.until(lambda: "a person has to decide" in world.decided("v"))
-    with pytest.raises(errors.Unavailable, match="a person has to decide"):
+    world.until(lambda: "let a person decide" in world.decided("v"))
+    with pytest.raises(errors.Unavailable, match="let a person decide"):
         world.loop.require_primary("v", 0.5)
 
 

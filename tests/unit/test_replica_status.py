@@ -170,7 +170,7 @@ def test_a_result_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
     ("decision", "whom"),
     [
         (Decision(Do.REPORT_REBOOT, "its users cannot be ended"), REBOOT),
-        (Decision(Do.WAIT, "accept the loss of data (force-primary)"), PERSON),
+        (Decision(Do.WAIT, "the disk of the last replica failed", person=True), PERSON),
         (Decision(Do.WAIT, "waiting for the other node", word="a person can decide: …"), ""),
         (Decision(Do.WAIT, "waiting", unheard=True), ARBITER),
     ],
