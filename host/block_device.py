@@ -22,7 +22,6 @@ from host.errors import DeviceFailed, HostError, InTransition, InUse, Missing
 
 _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
-_BLKSSZGET = 0x1268
 _SYS = Path("/sys/dev/block")
 _BLOCK = 1 << 20
 _GRAIN = 64 << 10  # the smallest chunk of a thin pool: what is zero in the source is not allocated
@@ -82,13 +81,6 @@ def writes(number: str) -> int:
     except FileNotFoundError as error:
         raise Missing(f"there is no block device {number}") from error
     return counts[4] + sum(counts[11:12] + counts[15:16])
-
-
-def logical_block_size(path: str) -> int:
-    """The smallest piece in bytes that can be read or written. Raises Missing, DeviceFailed."""
-    with _opened(path, os.O_RDONLY) as fd:
-        answer = fcntl.ioctl(fd, _BLKSSZGET, bytes(4))
-        return int(struct.unpack("I", answer)[0])
 
 
 def holders_of(path: str) -> list[str]:
@@ -185,16 +177,6 @@ def write_exclusively(path: str, blocks: Sequence[tuple[int, bytes]]) -> None:
                 with memoryview(buffer) as view:
                     _write_all(fd, view, offset)
             os.fsync(fd)
-
-
-def probe_read(path: str) -> None:
-    """Read the first block past the cache, to see whether the device answers at all.
-
-    Raises Missing, DeviceFailed. Does not return while the device hangs.
-    """
-    with mmap.mmap(-1, 4096) as buffer, _opened(path, os.O_RDONLY | os.O_DIRECT) as fd:
-        if os.preadv(fd, [buffer], 0) == 0:
-            raise DeviceFailed(f"{path} has no data: the device under it is gone")
 
 
 def _mode(path: str) -> int:

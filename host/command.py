@@ -22,7 +22,7 @@ from pathlib import PurePath
 from typing import IO
 
 from host.errors import CommandFailed, CommandStuck, Missing
-from host.stuck import Breaker, StuckChildren, StuckCommand
+from host.stuck import Breaker, StuckChildren
 
 log = logging.getLogger("xlss.command")
 
@@ -125,9 +125,6 @@ class Runner:
     def stuck(self) -> int:
         """How many killed commands the kernel has not let go of."""
         return len(self._stuck.commands())
-
-    def stuck_commands(self) -> list[StuckCommand]:
-        return self._stuck.commands()
 
     def run(
         self,

@@ -73,7 +73,6 @@ class DeviceInfo:
     event_nr: int
     live_table: bool
     inactive_table: bool
-    removal_deferred: bool
 
     @property
     def ours(self) -> bool:
@@ -94,11 +93,6 @@ class DeviceMapper:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-
-    def version(self) -> tuple[int, ...]:
-        """The version of the kernel's interface, such as (4, 47, 0)."""
-        with _translated("", "ask for the version"):
-            return dm_ioctl.call(dm_ioctl.VERSION).version
 
     def node(self, name: str) -> Path:
         """Where the device node of ``name`` is, once the device has a table."""
@@ -159,25 +153,14 @@ class DeviceMapper:
         with _translated(name, "read the status of"):
             return self._targets(name, dm_ioctl.NOFLUSH)
 
-    def message(self, name: str, sector: int, text: str) -> str:
-        """Send a target its message; returns its answer, often empty. ASCII only."""
-        data = dm_ioctl.pack_message(sector, text)
-        with _translated(name, f"send {text!r} to"):
-            reply = dm_ioctl.call(dm_ioctl.TARGET_MSG, _checked(name), data=data, repeatable=False)
-        if not reply.flags & dm_ioctl.DATA_OUT:
-            return ""
-        return reply.data.split(b"\0", 1)[0].decode("utf-8", "replace")
-
-    def suspend(
-        self, name: str, *, deadline: float, lockfs: bool = True, noflush: bool = False
-    ) -> None:
+    def suspend(self, name: str, *, deadline: float, lockfs: bool = True) -> None:
         """Hold back the device's I/O once what is under way has ended; returns then.
 
         ``lockfs`` freezes the mounted file system first, so that what lies below is clean. Raises
         CommandStuck after ``deadline`` seconds. Nobody but the caller resumes: where that has to
         happen whatever becomes of this process, use ``resume_guard``.
         """
-        argv = ["dmsetup", "suspend", *_how(lockfs=lockfs, noflush=noflush), _checked(name)]
+        argv = ["dmsetup", "suspend", *([] if lockfs else ["--nolockfs"]), _checked(name)]
         self.info(name)
         self._runner.run(argv, deadline=deadline, resource=name)
 
@@ -216,28 +199,13 @@ class DeviceMapper:
             self._back_to_the_old_table(name)
             raise
 
-    def replace_by_error(self, name: str, *, deadline: float) -> None:
-        """From now on every I/O of the device fails: the way out for one that nobody can close."""
-        sectors = sum(target.sectors for target in self.table(name))
-        if sectors:
-            self.swap(name, [Target(0, sectors, "error", "")], deadline=deadline)
-
-    def remove(self, name: str, *, deferred: bool = False) -> None:
-        """Remove the device and its node. ``InUse`` while it is open, mounted or mapped.
-
-        ``deferred`` lets the kernel remove it when its last user closes it; the node goes at once.
-        """
-        flags = dm_ioctl.DEFERRED_REMOVE if deferred else 0
+    def remove(self, name: str) -> None:
+        """Remove the device and its node. ``InUse`` while it is open, mounted or mapped."""
         give_up = time.monotonic() + _PASSING_OPENER_SECONDS
         while True:
             try:
                 with _translated(name, "remove", busy=InUse):
-                    dm_ioctl.call(
-                        dm_ioctl.DEV_REMOVE,
-                        _checked(name),
-                        flags=flags,
-                        event_nr=dm_ioctl.QUIET_UDEV,
-                    )
+                    dm_ioctl.call(dm_ioctl.DEV_REMOVE, _checked(name), event_nr=dm_ioctl.QUIET_UDEV)
                 break
             except InUse:
                 if time.monotonic() > give_up:
@@ -340,10 +308,6 @@ def _checked(name: str) -> str:
     return name
 
 
-def _how(*, lockfs: bool, noflush: bool = False) -> list[str]:
-    return [*([] if lockfs else ["--nolockfs"]), *(["--noflush"] if noflush else [])]
-
-
 def _describe(table: Sequence[Target]) -> str:
     # Kinds only: the parameters of a crypt target are a key.
     return "+".join(target.kind for target in table)
@@ -360,7 +324,6 @@ def _info(reply: dm_ioctl.Reply) -> DeviceInfo:
         event_nr=reply.event_nr,
         live_table=bool(reply.flags & dm_ioctl.ACTIVE_PRESENT),
         inactive_table=bool(reply.flags & dm_ioctl.INACTIVE_PRESENT),
-        removal_deferred=bool(reply.flags & dm_ioctl.DEFERRED_REMOVE),
     )
 
 

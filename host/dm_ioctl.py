@@ -25,8 +25,6 @@ DEV_STATUS = 7
 TABLE_LOAD = 9
 TABLE_CLEAR = 10
 TABLE_STATUS = 12
-TARGET_MSG = 14
-VERSION = 0
 
 # Flags of the header.
 READ_ONLY = 1 << 0
@@ -38,8 +36,6 @@ BUFFER_FULL = 1 << 8
 SKIP_LOCKFS = 1 << 10
 NOFLUSH = 1 << 11
 QUERY_INACTIVE = 1 << 12
-DATA_OUT = 1 << 16
-DEFERRED_REMOVE = 1 << 17
 
 # What udev is told with the event of a change, in the upper half of the cookie (libdevmapper.h,
 # DM_UDEV_*): leave the nodes, the subsystem rules, the scan for signatures and all other rules
@@ -53,8 +49,7 @@ _HEADER = struct.Struct("=3I2IIiIIIQ128s129s7x")
 # sector_start, length, status, next, target_type[16]
 _TARGET = struct.Struct("=QQiI16s")
 _NAME_ENTRY = struct.Struct("=QI")
-_SECTOR = struct.Struct("=Q")
-# The oldest minor version that has all we use (deferred removal: 4.27, Linux 3.13).
+# That of Linux 3.13: the kernel takes none that is newer than its own.
 _PROTOCOL = (4, 27, 0)
 _SMALL_BUFFER = 1024
 _LARGEST_BUFFER = 16 << 20
@@ -72,12 +67,11 @@ class Reply:
         "open_count",
         "targets",
         "uuid",
-        "version",
     )
 
     def __init__(self, buffer: bytearray) -> None:
         (
-            *version,
+            *_version,
             size,
             start,
             self.targets,
@@ -89,7 +83,6 @@ class Reply:
             name,
             uuid,
         ) = _HEADER.unpack_from(buffer)
-        self.version: tuple[int, ...] = tuple(version)
         self.name: str = _text(name)
         self.uuid: str = _text(uuid)
         self.data: bytes = bytes(buffer[start:size])
@@ -104,12 +97,10 @@ def call(
     event_nr: int = 0,
     targets: int = 0,
     data: bytes = b"",
-    repeatable: bool = True,
 ) -> Reply:
-    """One ioctl. Raises OSError as the kernel gives it.
+    """One ioctl, repeated with more room where the answer does not fit.
 
-    An answer that does not fit is asked for again with more room, unless asking twice is not the
-    same as asking once (``repeatable=False``): then OSError ENOBUFS.
+    Raises OSError as the kernel gives it.
     """
     room = max(_SMALL_BUFFER, _HEADER.size + len(data))
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
@@ -136,7 +127,7 @@ def call(
             reply = Reply(buffer)
             if not reply.flags & BUFFER_FULL:
                 return reply
-            if not repeatable or room >= _LARGEST_BUFFER:
+            if room >= _LARGEST_BUFFER:
                 raise OSError(105, os.strerror(105), CONTROL)
             room *= 8
     finally:
@@ -152,10 +143,9 @@ def suspend(name: str, *, lockfs: bool, noflush: bool) -> None:
     call(DEV_SUSPEND, name, flags=flags)
 
 
-def resume(name: str, *, lockfs: bool = True, noflush: bool = False) -> None:
+def resume(name: str, *, lockfs: bool = True) -> None:
     """Let I/O go on; makes a loaded table the live one, suspending for that by itself."""
-    flags = (0 if lockfs else SKIP_LOCKFS) | (NOFLUSH if noflush else 0)
-    call(DEV_SUSPEND, name, flags=flags, event_nr=QUIET_UDEV)
+    call(DEV_SUSPEND, name, flags=0 if lockfs else SKIP_LOCKFS, event_nr=QUIET_UDEV)
 
 
 def is_suspended(name: str) -> bool:
@@ -200,10 +190,6 @@ def unpack_targets(reply: Reply) -> list[tuple[int, int, str, str]]:
         found.append((start, sectors, _text(kind), text.decode("utf-8", "replace")))
         offset = step  # counted from the start of the data, unlike the one of TABLE_LOAD
     return found
-
-
-def pack_message(sector: int, text: str) -> bytes:
-    return _SECTOR.pack(sector) + text.encode("ascii") + b"\0"
 
 
 def _request(command: int) -> int:

@@ -72,12 +72,6 @@ def format_device(runner: Runner, device: str, key: bytes, *, anew: bool = False
     runner.run(argv, deadline=_DEADLINE, input=key, resource=device)
 
 
-def is_encrypted(runner: Runner, device: str) -> bool:
-    """Whether ``device`` carries a LUKS header. Raises as ``signature.probe`` does."""
-    found = probe(runner, device)
-    return found is not None and found.kind == SIGNATURE
-
-
 def open_device(
     runner: Runner,
     mapper: DeviceMapper,

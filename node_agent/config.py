@@ -69,9 +69,6 @@ class NodeConfig:
         """The topology of the node, its own key included."""
         return {**self.topology, TOPOLOGY_NODE_KEY: self.name}
 
-    def pool(self, name: str) -> PoolSpec | None:
-        return next((pool for pool in self.pools if pool.name == name), None)
-
 
 def load_node_config(path: Path) -> NodeConfig:
     """Read a configuration file. Raises ConfigError."""

@@ -175,10 +175,6 @@ class LogicalVolumes:
         """Logical volumes in our groups that carry no label, as ``group/name``."""
         return tuple(name for pool in self._pools.values() for name in pool.foreign)
 
-    def spec(self, pool_name: str) -> PoolSpec:
-        """Raises NotFound."""
-        return self._pool(pool_name).spec
-
     def status(self, pool_name: str) -> PoolStatus | None:
         """As last seen."""
         return self._pool(pool_name).status

@@ -30,10 +30,8 @@ from host.lvm.model import (
     Layout,
     Linear,
     LogicalVolume,
-    PhysicalVolume,
     Raid1,
     Striped,
-    ThinPool,
     VolumeGroup,
 )
 from host.lvm.report import LV_COLUMNS, PV_COLUMNS, UNITS, Report
@@ -98,10 +96,9 @@ class Lvm:
         *,
         tags: Iterable[str] = (),
         layout: Layout = LINEAR,
-        activate: bool = True,
     ) -> None:
         """A volume with all its extents. It is not wiped: it shows what was on the disks."""
-        self._create(vg, name, tags, activate, (*_size(size_bytes), *_NO_WIPE, *_layout(layout)))
+        self._create(vg, name, tags, (*_size(size_bytes), *_NO_WIPE, *_layout(layout)))
 
     def create_thin(
         self,
@@ -111,11 +108,10 @@ class Lvm:
         size_bytes: int,
         *,
         tags: Iterable[str] = (),
-        activate: bool = True,
     ) -> None:
         """A volume that takes room in ``pool`` as it is written. Over-commit is not checked."""
         options = ("-V", _bytes(size_bytes), "--thinpool", _name(pool))
-        self._create(vg, name, tags, activate, options)
+        self._create(vg, name, tags, options)
 
     def create_thin_snapshot(
         self,
@@ -129,7 +125,8 @@ class Lvm:
     ) -> None:
         """A thin volume that shares all blocks with ``origin`` as it is now."""
         options = ("-s", "-kn", "-pr") if read_only else ("-s", "-kn")
-        self._create(vg, name, tags, activate, options, origin=origin)
+        options = options if activate else (*options, "-an")
+        self._create(vg, name, tags, options, origin=origin)
 
     def create_cow_snapshot(
         self,
@@ -145,7 +142,7 @@ class Lvm:
         ``Refused`` for a thin volume, of which this would be a thin snapshot.
         """
         options = ("-s", "-l", "100%ORIGIN", *(("-pr",) if read_only else ()))
-        self._create(vg, name, tags, True, options, origin=origin)
+        self._create(vg, name, tags, options, origin=origin)
 
     def create_thin_pool(
         self,
@@ -169,7 +166,7 @@ class Lvm:
         # Spelled --type thin-pool, LVM 2.03.16 does not take --errorwhenfull.
         options = ("-T", *_size(size_bytes), "-c", _bytes(chunk_bytes), "-Zy", *metadata, *full)
         stripes = _stripes(layout) if isinstance(layout, Striped) else ()
-        self._create(vg, name, (), True, (*options, "--discards", "passdown", *stripes))
+        self._create(vg, name, (), (*options, "--discards", "passdown", *stripes))
 
     # Changing
 
@@ -244,14 +241,8 @@ class Lvm:
         groups = self.groups if vg is None else (vg,)
         return [volume for group in groups for volume in parse.logical_volumes(self._lvs(group))]
 
-    def thin_pools(self, vg: str) -> list[ThinPool]:
-        return parse.thin_pools(self._lvs(vg))
-
     def volume_group(self, vg: str) -> VolumeGroup:
         return self._only(vg, parse.volume_groups(self._pvs(vg)))
-
-    def physical_volumes(self, vg: str) -> list[PhysicalVolume]:
-        return parse.physical_volumes(self._pvs(vg), self._group(vg).directory.devices())
 
     def state(self, vg: str) -> GroupState:
         """Everything about one group, for the price of two reports."""
@@ -281,14 +272,11 @@ class Lvm:
         vg: str,
         name: str,
         tags: Iterable[str],
-        activate: bool,
         options: Sequence[str],
         origin: str | None = None,
     ) -> None:
-        argv = ["lvcreate", "-y", *options, "-n", _name(name), *_flags("--addtag", tags)]
-        if not activate:
-            argv.append("-an")
-        argv.append(_name(vg) if origin is None else _path(vg, origin))
+        of = _name(vg) if origin is None else _path(vg, origin)
+        argv = ("lvcreate", "-y", *options, "-n", _name(name), *_flags("--addtag", tags), of)
         self._change(vg, argv)
 
     def _extend(self, vg: str, options: Sequence[str], name: str) -> None:

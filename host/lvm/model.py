@@ -75,8 +75,6 @@ class LogicalVolume:
     device: tuple[int, int] | None
     data_percent: float | None
     metadata_percent: float | None
-    thin_id: int | None
-    sync_percent: float | None
     health: str
 
     @property
@@ -107,7 +105,6 @@ class VolumeGroup:
     extent_bytes: int
     pv_count: int
     missing_pv_count: int
-    lv_count: int
     metadata_bytes: int
     metadata_free_bytes: int
     tags: frozenset[str]

@@ -83,19 +83,13 @@ class Pools:
         self._directories: dict[str, GroupDirectory] = {}
         self._opening = threading.Lock()
 
-    def open(self) -> None:
-        """Try to open every pool that is not open. What hinders one is in its status."""
-        with self._opening:
-            for spec in self.specs:
-                self._try_open(spec)
-
     def close(self) -> None:
         """End the processes of LVM. Volumes stay as they are."""
         self._archive.write_due()
         self.lvm.close()
 
     def open_due(self) -> None:
-        """Try again to open what is not open, where it is time for that."""
+        """Try to open what is not open, where it is time. What hinders one is in its status."""
         for spec in self.specs:
             with self._opening:
                 if self._retry_is_due(spec):

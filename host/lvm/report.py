@@ -21,12 +21,12 @@ UNITS = ("--units", "b", "--nosuffix")
 LV_COLUMNS = (
     "vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_layout,lv_role,pool_lv,origin,lv_active,"
     "lv_device_open,lv_suspended,lv_permissions,lv_kernel_major,lv_kernel_minor,data_percent,"
-    "metadata_percent,thin_id,sync_percent,lv_health_status,lv_check_needed,lv_snapshot_invalid,"
+    "metadata_percent,lv_health_status,lv_check_needed,lv_snapshot_invalid,"
     "lv_metadata_size,chunk_size,lv_when_full,zero,origin_size"
 )
 # A group without volumes still has disks: the report of the disks tells of the group as well.
 PV_COLUMNS = (
-    "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,pv_count,vg_missing_pv_count,lv_count,"
+    "vg_name,vg_uuid,vg_size,vg_free,vg_extent_size,pv_count,vg_missing_pv_count,"
     "vg_mda_size,vg_mda_free,vg_tags,pv_name,pv_uuid,pv_size,pv_free,pv_missing"
 )
 
@@ -62,10 +62,6 @@ class Report:
     @property
     def errors(self) -> tuple[str, ...]:
         return tuple(message.text for message in self.messages if message.kind == "error")
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return tuple(message.text for message in self.messages if message.kind == "warn")
 
 
 def parse_report(document: bytes, exit_code: int | None = None) -> Report:
@@ -146,8 +142,6 @@ def _logical_volume(row: Row) -> LogicalVolume:
         device=(major, minor) if major >= 0 and minor >= 0 else None,
         data_percent=_percent(row["data_percent"]),
         metadata_percent=_percent(row["metadata_percent"]),
-        thin_id=int(row["thin_id"]) if row["thin_id"] else None,
-        sync_percent=_percent(row["sync_percent"]),
         health=_health(row),
     )
 
@@ -197,7 +191,6 @@ def _volume_group(row: Row) -> VolumeGroup:
         extent_bytes=int(row["vg_extent_size"]),
         pv_count=int(row["pv_count"]),
         missing_pv_count=int(row["vg_missing_pv_count"]),
-        lv_count=int(row["lv_count"]),
         metadata_bytes=int(row["vg_mda_size"]),
         metadata_free_bytes=int(row["vg_mda_free"]),
         tags=_tags(row["vg_tags"]),

@@ -69,15 +69,6 @@ def test_a_thick_volume_is_created_with_its_tags_and_looked_up(lvm: Lvm) -> None
     assert volume.path.stat().st_rdev == os.makedev(*volume.device)
 
 
-def test_a_volume_may_be_created_inactive(lvm: Lvm) -> None:
-    lvm.create_thick("vg0", "v1", 8 * MIB, activate=False)
-    lvm.create_thin("vg0", "pool", "t1", 8 * MIB, activate=False)
-    for name in ("v1", "t1"):
-        volume = lvm.logical_volume("vg0", name)
-        assert not volume.active and volume.device is None
-        assert not volume.path.exists()
-
-
 def test_a_name_is_taken_once(lvm: Lvm) -> None:
     lvm.create_thick("vg0", "v1", 8 * MIB)
     with pytest.raises(AlreadyExists):
@@ -124,7 +115,7 @@ def test_removing_and_deactivating_what_is_gone_is_fine(lvm: Lvm) -> None:
 def test_more_volumes_are_removed_than_a_command_has_room_for(lvm: Lvm) -> None:
     names = [f"v{number}" for number in range(80)]
     for name in (names[0], names[40], names[79]):
-        lvm.create_thick("vg0", name, 4 * MIB, activate=False)
+        lvm.create_thick("vg0", name, 4 * MIB)
     lvm.remove("vg0", *names)
     assert [volume.name for volume in lvm.logical_volumes("vg0")] == ["pool"]
 
@@ -144,16 +135,19 @@ def test_deactivating_and_activating_may_be_repeated(lvm: Lvm) -> None:
     lvm.create_thick("vg0", "v1", 8 * MIB)
     lvm.deactivate("vg0", "v1")
     lvm.deactivate("vg0", "v1")
-    assert not lvm.logical_volume("vg0", "v1").active
+    volume = lvm.logical_volume("vg0", "v1")
+    assert not volume.active and volume.device is None
+    assert not volume.path.exists()
     lvm.activate("vg0", "v1")
     lvm.activate("vg0", "v1")
     assert lvm.logical_volume("vg0", "v1").path.is_block_device()
 
 
 def test_volumes_are_activated_by_tag(lvm: Lvm) -> None:
-    lvm.create_thick("vg0", "v1", 8 * MIB, tags=["xlss.kind=volume"], activate=False)
-    lvm.create_thin("vg0", "pool", "t1", 8 * MIB, tags=["xlss.kind=volume"], activate=False)
-    lvm.create_thick("vg0", "other", 8 * MIB, tags=["xlss.kind=volumes"], activate=False)
+    lvm.create_thick("vg0", "v1", 8 * MIB, tags=["xlss.kind=volume"])
+    lvm.create_thin("vg0", "pool", "t1", 8 * MIB, tags=["xlss.kind=volume"])
+    lvm.create_thick("vg0", "other", 8 * MIB, tags=["xlss.kind=volumes"])
+    lvm.deactivate("vg0", "v1", "t1", "other")
     assert lvm.activate_tagged("vg0", "xlss.kind=volume") == []
     active = {volume.name for volume in lvm.logical_volumes("vg0") if volume.active}
     assert active == {"pool", "v1", "t1"}
@@ -196,14 +190,13 @@ def test_a_thin_volume_takes_room_as_it_is_written(lvm: Lvm) -> None:
     lvm.create_thin("vg0", "pool", "t1", 1 << 30)
     volume = lvm.logical_volume("vg0", "t1")
     assert (volume.kind, volume.pool, volume.size_bytes) == (Kind.THIN, "pool", 1 << 30)
-    assert volume.thin_id is not None
     assert volume.allocated_bytes == 0
-    (pool,) = lvm.thin_pools("vg0")
+    (pool,) = lvm.state("vg0").thin_pools
     assert (pool.virtual_bytes, pool.chunk_bytes) == (1 << 30, 64 << 10)
     assert pool.active and pool.error_when_full and not pool.needs_check and not pool.health
     write(volume.path, 64 * MIB)
     assert lvm.logical_volume("vg0", "t1").allocated_bytes == pytest.approx(64 * MIB, rel=0.01)
-    (pool,) = lvm.thin_pools("vg0")
+    (pool,) = lvm.state("vg0").thin_pools
     assert pool.data_used_bytes == pytest.approx(64 * MIB, rel=0.05)
     assert 0 < pool.metadata_used < 1
 
@@ -261,10 +254,10 @@ def test_layouts_are_kept(lvm: Lvm) -> None:
 
 
 def test_a_pool_grows_in_data_and_metadata(lvm: Lvm) -> None:
-    (before,) = lvm.thin_pools("vg0")
+    (before,) = lvm.state("vg0").thin_pools
     lvm.extend("vg0", "pool", before.size_bytes + 32 * MIB)
     lvm.extend_pool_metadata("vg0", "pool", before.metadata_bytes + 8 * MIB)
-    (after,) = lvm.thin_pools("vg0")
+    (after,) = lvm.state("vg0").thin_pools
     assert after.size_bytes == before.size_bytes + 32 * MIB
     assert after.metadata_bytes == before.metadata_bytes + 8 * MIB
 

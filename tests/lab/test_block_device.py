@@ -65,11 +65,3 @@ def test_a_copy_to_a_smaller_device_is_refused_before_it_begins(node: Node) -> N
         "except HostError as error: print(error)",
     )
     assert "is smaller" in text
-
-
-def test_a_device_that_is_not_there_or_fails_is_told_apart(node: Node) -> None:
-    code = "try: probe_read({!r})\nexcept {} as error: print(error)"
-    assert "No such file" in python(node, code.format("/dev/nothing", "Missing"))
-    node.sh("dmsetup create bad --table '0 2048 error'; dmsetup mknodes bad")
-    assert "Input/output error" in python(node, code.format("/dev/mapper/bad", "DeviceFailed"))
-    node.sh("dmsetup remove bad")

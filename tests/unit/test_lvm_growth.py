@@ -20,7 +20,6 @@ GROUP = VolumeGroup(
     extent_bytes=4 * MIB,
     pv_count=2,
     missing_pv_count=0,
-    lv_count=3,
     metadata_bytes=32 * MIB,
     metadata_free_bytes=15 * MIB,
     tags=frozenset(),
@@ -143,8 +142,6 @@ def test_a_volume_that_is_not_well_is_named() -> None:
         device=(254, 1),
         data_percent=None,
         metadata_percent=None,
-        thin_id=None,
-        sync_percent=100.0,
         health="refresh needed",
     )
     assert troubles(SPEC, replace(STATE, logical_volumes=(volume,))) == ["v1: refresh needed"]

@@ -28,10 +28,9 @@ def test_a_name_and_one_group_are_enough(tmp_path: Path) -> None:
     config = read(tmp_path, SMALLEST)
     assert config.segments == {"csi.xlss.io/node": "n1"}
     assert config.csi_socket == Path("/run/xlss/csi.sock")
-    pool = config.pool("fast")
-    assert pool is not None
+    (pool,) = config.pools
     assert (pool.volume_group, pool.thin_pool, pool.overcommit) == ("xlss", "", 1.0)
-    assert config.pool("slow") is None
+    assert pool.name == "fast"
     assert (config.arbiters, config.replication_address) == ((), "")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import host.mount
 from host.command import Runner
-from host.device_mapper import DeviceMapper
+from host.device_mapper import DeviceMapper, Target
 from host.errors import CommandStuck, DeviceFailed, InUse, Missing, NotBlank, Refused
 from host.filesystem import make
 from host.linear_device import ensure_linear
@@ -216,7 +216,8 @@ def usage_counts_bytes_and_inodes_and_does_not_hang() -> None:
         assert after.inodes == after.inodes_used + after.inodes_free
         assert after.total_bytes >= after.used_bytes + after.available_bytes
         # The disk goes away under the mount.
-        mapper.replace_by_error(FACE, deadline=10)
+        sectors = mapper.table(FACE)[0].sectors
+        mapper.swap(FACE, [Target(0, sectors, "error", "")], deadline=10)
         subprocess.run(["touch", f"{point}/y"], check=False, capture_output=True)
         usage(runner, point)
         unmount(runner, point)
