@@ -56,6 +56,12 @@ def mounts_of(device_number: int) -> list[Mount]:
     return _read(lambda line: exact in line or b" - btrfs " in line, same)
 
 
+def mounts_from(prefix: str) -> list[Mount]:
+    """All mounts whose source begins so."""
+    likely = b" " + _escaped(prefix)
+    return _read(lambda line: likely in line, lambda mount: mount.source.startswith(prefix))
+
+
 def all_mounts() -> list[Mount]:
     """The whole table: for what neither a path nor a device number finds."""
     return _read(lambda line: True, lambda mount: True)

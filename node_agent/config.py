@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.model import TOPOLOGY_NODE_KEY
+from host.lvm.names import is_name
 from host.lvm.pool_spec import PoolSpec, Share
 from node_agent.toml_table import (
     ConfigError,
@@ -34,8 +35,6 @@ from node_agent.toml_table import (
 _SHARE = re.compile(r"([1-9]\d?|100)%")
 # RFC 1123 subdomain: node names, and pool names, which end up in StorageClass parameters.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-# lvm(8), "Valid names"; a leading hyphen would read as an option.
-_LVM_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,126}")
 # Kubernetes labels, which topology segments become (CSI 1.13, "Topology").
 _SEGMENT_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _SEGMENT_KEY = re.compile(r"[a-z0-9.-]{1,253}/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -171,7 +170,7 @@ def _name(value: Any) -> str:
 
 def _lvm_name(value: Any) -> str:
     text = as_text(value)
-    if not _LVM_NAME.fullmatch(text):
+    if not is_name(text):
         raise ValueError("must be a valid LVM name: letters, digits, '+', '_', '.' and '-'")
     return text
 

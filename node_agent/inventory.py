@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cluster.agents import Inventory, PoolReport, ReplicaReport, SnapshotReport, VolumeReport
 from cluster.model import ENCRYPTION_BYTES
-from host import mount_table
 from host.boot import boot_id
 from host.command import Runner
-from host.mount_table import Mount
+from host.mount_table import Mount, mounts_from
 from node_agent import health, replica_status
 from node_agent.config import NodeConfig
 from node_agent.devices import Devices, volume_of_source
@@ -27,18 +25,15 @@ from node_agent.targets import Targets
 from node_agent.version import VERSION
 
 _log = logging.getLogger(__name__)
-_MOUNTINFO = Path("/proc/self/mountinfo")
-_OURS = b" /dev/mapper/xlss-"
+_OURS = "/dev/mapper/xlss-"
 
 
 def mounts_by_volume() -> dict[str, list[Mount]]:
     """All mounts of our volumes' file systems, from one look at the mount table."""
     found: dict[str, list[Mount]] = {}
-    for line in _MOUNTINFO.read_bytes().splitlines():
-        if _OURS in line:
-            mount = mount_table.parse(line)
-            if volume_id := volume_of_source(mount.source):
-                found.setdefault(volume_id, []).append(mount)
+    for mount in mounts_from(_OURS):
+        if volume_id := volume_of_source(mount.source):
+            found.setdefault(volume_id, []).append(mount)
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.agents import PoolReport, ThinPoolReport
 from host.device_mapper import DeviceMapper, Target
 from host.errors import HostError
+from host.lvm.names import mangled
 from host.lvm.pool_spec import PoolSpec
 from host.lvm.pools import PoolStatus
 
@@ -93,7 +94,7 @@ def fullness(spec: PoolSpec, usage: ThinUsage) -> str:
 
 def thin_usage(mapper: DeviceMapper, spec: PoolSpec) -> ThinUsage | None:
     """What the kernel says of the pool, for the price of one ioctl; None while it is not active."""
-    base = f"{_mangled(spec.volume_group)}-{_mangled(spec.thin_pool)}"
+    base = f"{mangled(spec.volume_group)}-{mangled(spec.thin_pool)}"
     # With a thin volume active, the pool's own device is a layer below the public name.
     for name in (f"{base}-tpool", base):
         try:
@@ -123,7 +124,3 @@ def parse_thin_status(target: Target) -> ThinUsage:
 def _ratio(text: str) -> float:
     used, _, total = text.partition("/")
     return int(used) / max(1, int(total))
-
-
-def _mangled(name: str) -> str:
-    return name.replace("-", "--")

@@ -15,6 +15,8 @@ import threading
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from host.file_replacement import replace_file
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,11 +45,9 @@ class Targets:
 
     def put(self, target: Target) -> None:
         """Keep it; a crash right after finds it again. Raises OSError."""
-        file = self._file(target.path)
-        unfinished = file.with_suffix(".new")
+        text = json.dumps(asdict(target))
         with self._mutex:
-            unfinished.write_text(json.dumps(asdict(target)), encoding="utf-8")
-            unfinished.replace(file)
+            replace_file(self._file(target.path), text.encode(), 0o600, durable=False)
             self._targets[target.path] = target
 
     def remove(self, path: str) -> None:

@@ -34,10 +34,9 @@ from host.lvm.model import (
     Striped,
     VolumeGroup,
 )
+from host.lvm.names import is_name
 from host.lvm.report import LV_COLUMNS, PV_COLUMNS, UNITS, Report
 
-# lvm(8), "Valid names"; a leading hyphen would read as an option.
-_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_+.-]{0,126}")
 _TAG = re.compile(r"[A-Za-z0-9_+.-][A-Za-z0-9_+.\-/=!:&#]{0,1023}")
 _SECTOR = 512
 _NAMES_A_COMMAND = 32
@@ -368,7 +367,7 @@ def _bytes(count: int) -> str:
 
 
 def _name(name: str) -> str:
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    if not is_name(name):
         raise ValueError(f"not a name for LVM: {name!r}")
     return name
 

@@ -6,6 +6,7 @@ from host.command import Runner
 from host.device_mapper import DeviceMapper
 from host.lvm.commands import Lvm
 from host.lvm.model import VolumeGroup
+from host.lvm.names import mangled
 
 _DEADLINE = 30.0
 
@@ -28,10 +29,9 @@ def resume_left_suspended(runner: Runner, lvm: Lvm, group: VolumeGroup) -> list[
 
 
 def _suspended(mapper: DeviceMapper, group: VolumeGroup) -> list[str]:
-    # A hyphen in a group's name is doubled in those of its devices (lvm(8), "Device names"): that
-    # of group data-fast begins as those of data do. The UUID tells whose a device is: another group
-    # may be in the middle of a command.
-    names = mapper.names(group.name.replace("-", "--") + "-")
+    # The names of devices of group data-fast begin as those of data do. The UUID tells whose a
+    # device is: another group may be in the middle of a command.
+    names = mapper.names(mangled(group.name) + "-")
     uuid = f"LVM-{group.uuid.replace('-', '')}"
     devices = [device for name in names if (device := mapper.find(name))]
     return [device.name for device in devices if device.suspended and device.uuid.startswith(uuid)]

@@ -9,7 +9,7 @@ import pytest
 
 from host import mount_table
 from host.mount_options import parse_mount_options
-from host.mount_table import canonical, mounts_at, mounts_of, parse
+from host.mount_table import canonical, mounts_at, mounts_from, mounts_of, parse
 
 TABLE = rb"""28 1 0:25 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/,upperdir=/mnt/up
 32 28 254:1 / /p/a\040b\011c\012d\134\043 ro,noatime shared:15 master:2 - ext4 /dev/mapper/v1 rw
@@ -49,6 +49,11 @@ def test_mounts_of_a_device_are_not_those_of_a_similar_number() -> None:
     assert [m.mount_id for m in mounts_of(os.makedev(254, 1))] == [32, 33]
     assert [m.mount_id for m in mounts_of(os.makedev(54, 1))] == []
     assert [m.mount_id for m in mounts_of(Path("/dev/null").stat().st_rdev)] == [35]
+
+
+@pytest.mark.usefixtures("table")
+def test_mounts_of_sources_by_how_their_names_begin() -> None:
+    assert [m.mount_id for m in mounts_from("/dev/mapper/xlss-")] == [33, 34]
 
 
 def test_only_the_parents_of_a_path_are_resolved(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_targets_outlive_the_agent(tmp_path: Path) -> None:
 
 def test_what_a_crash_left_half_written_is_passed_over(tmp_path: Path) -> None:
     Targets(tmp_path).put(FIRST)
-    (tmp_path / "x.new").write_text("{")
+    (tmp_path / ".x.json.a1b2c3d4").write_text("{")
     (tmp_path / "y.json").write_text("{")
     (tmp_path / "z.json").write_text('{"volume_id": "v1"}')
     assert Targets(tmp_path).of("v1") == (FIRST,)
