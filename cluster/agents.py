@@ -176,7 +176,10 @@ class Agent(Protocol):
     def expand_volume(
         self, volume_id: str, size_bytes: int, limit_bytes: int
     ) -> tuple[int, PoolReport]:
-        """Returns the new size. Never shrinks: a volume that is larger already is success."""
+        """Returns the new size. Never shrinks: a volume that is larger already is success.
+
+        Raises NoSpace, OutOfRange, Refused; Unavailable with a text while a long wipe is going on.
+        """
         ...
 
     def set_limits(self, volume_id: str, limits: IoLimits) -> None: ...
