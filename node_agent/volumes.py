@@ -323,6 +323,8 @@ class NodeVolumes:
         reading = source
         if source.label.kind is Kind.VOLUME:
             with self._locks.hold(source.label.id, purpose="a cut for a clone of it"):
+                # As it is now: it may have grown while this waited for its turn.
+                source = self._volumes.require(Kind.VOLUME, source.label.id)
                 reading = self._cuts.cut(source, Label(wanted.id, Kind.SCRATCH, State.USED))
         self._volumes.ensure_active(reading)
 
@@ -333,7 +335,7 @@ class NodeVolumes:
             block_device.zero_edges(entry.path)
         block_worker.copy(self._runner, reading.path, entry.path, copied, skip_zeros=entry.thin)
         if not entry.thin and wanted.spec.access is AccessType.BLOCK:
-            block_worker.zero(self._runner, entry.path, copied, begin=source.size_bytes)
+            block_worker.zero(self._runner, entry.path, copied, begin=reading.size_bytes)
         self._remove_scratch(wanted.id)
         if source.label.state is State.USED:
             self.mark(entry, State.USED, unique=False)

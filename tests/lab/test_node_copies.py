@@ -9,6 +9,7 @@ import pytest
 from cluster.errors import Busy, OutOfRange, Refused, Unavailable
 from cluster.model import AccessType, Layout, LayoutKind, Provision
 from tests.lab.agent_node import MIB, AgentNode, Served, until_done
+from tests.lab.held_wipes import wipes_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,6 +245,28 @@ def test_a_long_copy_goes_on_behind_the_request_and_its_source_stays(home: Agent
     until_done(lambda: home.agent.create_volume(copy.record))
     copy.serve()
     assert home.node.run(["head", "-c", "4", copy.target]).text == "kept"
+
+
+def test_a_source_that_grew_while_its_copy_waited_is_copied_as_it_is_then(home: AgentNode) -> None:
+    origin = home.create(access=BLOCK).serve()
+    origin.write("first")
+    with wipes_held(home.node):
+        wipes = [
+            home.spawn_create(name, access=BLOCK, provision=Provision.THICK) for name in ("a", "b")
+        ]
+        for wipe in wipes:
+            assert isinstance(wipe.exception(), Unavailable)
+        copy = home.create(
+            "copy", 128 * MIB, access=BLOCK, provision=Provision.THICK, source=origin, wait=False
+        )
+        assert "waiting for its turn" in home.progress(copy.record)
+        origin.expand(128 * MIB)
+        home.node.sh(
+            f"dd if=/dev/urandom of={origin.target} bs=1M seek=100 count=4 oflag=direct status=none"
+        )
+    until_done(lambda: home.agent.create_volume(copy.record))
+    copy.serve()
+    home.node.sh(f"cmp -n {128 * MIB} {origin.target} {copy.target}")
 
 
 def test_a_half_made_copy_is_deleted_with_everything_that_it_needed(home: AgentNode) -> None:
