@@ -123,10 +123,14 @@ def close_device(mapper: DeviceMapper, name: str) -> None:
 def resize_device(runner: Runner, name: str) -> None:
     """Let the opened device ``name`` have all of the device below it, also while mounted.
 
-    Needs no key; nothing happens where it is so already. Raises ``Missing`` where it is not open.
+    Needs no key; nothing happens where it is so already, or where its opening was cut off: then it
+    gets all of it when it is opened. Raises ``Missing`` where it is not there.
     """
     mapper = DeviceMapper(runner)
-    _require_crypt(mapper.info(name))
+    info = mapper.info(name)
+    _require_crypt(info)
+    if not info.live_table:
+        return
     (live,) = mapper.table(name)
     _cipher, _key, _iv, number, begin, *_flags = live.parameters.split()
     sectors = _usable_sectors(number, int(begin), SECTOR_BYTES)

@@ -147,6 +147,17 @@ def an_encrypted_volume_grows_without_its_key_while_it_is_mounted() -> None:
         assert sh(f"e2fsck -fn {node} >/dev/null 2>&1; echo $?") == "0"
 
 
+def what_was_left_without_a_table_does_not_keep_the_volume_from_growing() -> None:
+    with machine() as (runner, mapper, _):
+        face = _blank_face(mapper)
+        format_device(runner, face, KEY)
+        mapper.create(CRYPT, uuid="CRYPT-LUKS2-0-killed")  # right before its table was loaded
+        resize_linear(mapper, FACE, 2 * SIZE)
+        resize_device(runner, CRYPT)
+        node = str(open_device(runner, mapper, face, CRYPT, KEY))
+        assert block_device.size_of(node) == 2 * SIZE - HEADER_BYTES
+
+
 def a_cut_above_the_crypt_device_gives_a_copy_that_mounts_beside_it() -> None:
     with machine() as (runner, mapper, folder):
         size = 192 * MIB
