@@ -72,6 +72,19 @@ def format_device(runner: Runner, device: str, key: bytes, *, anew: bool = False
     runner.run(argv, deadline=_DEADLINE, input=key, resource=device)
 
 
+def is_half_made(runner: Runner, device: str) -> bool:
+    """Whether the LUKS2 header on ``device`` has no key slot: nobody can ever have opened it.
+
+    That is what an interrupted ``format_device`` leaves. Raises as ``signature.probe`` does.
+    """
+    argv = ["cryptsetup", "luksDump", "--dump-json-metadata", "--", device]
+    try:
+        result = runner.run(argv, deadline=_DEADLINE, resource=device)
+    except CommandFailed:
+        return False  # it is no LUKS2 device, which opening it tells in words
+    return not json.loads(result.stdout)["keyslots"]
+
+
 def open_device(
     runner: Runner,
     mapper: DeviceMapper,

@@ -36,6 +36,7 @@ __all__ = [
     "MOUNT_OPTIONS",
     "check",
     "grow",
+    "is_half_made",
     "make",
     "make_unique",
     "needs_growth",
@@ -69,6 +70,8 @@ class _Superblock:
     magic_at: int
     magic: bytes
 
+
+_XFS_IN_PROGRESS = 126  # sb_inprogress, a byte
 
 _SUPERBLOCKS = {
     "ext4": _Superblock(1024, 56, b"\x53\xef"),
@@ -108,6 +111,14 @@ def make(
         # mkfs.xfs follows its complaint with a page of usage.
         said = "; ".join(error.stderr.strip().splitlines()[:3])
         raise Refused(f"mkfs.{filesystem} does not format {device}: {said}") from error
+
+
+def is_half_made(device: str, filesystem: str) -> bool:
+    """Whether ``device``, which carries its signature, cannot be mounted: mkfs was interrupted.
+
+    ext4 and btrfs show their signature once they are whole.
+    """
+    return filesystem == "xfs" and block_device.read(device, 0, 4096)[_XFS_IN_PROGRESS] == 1
 
 
 def check(runner: Runner, device: str, filesystem: str) -> None:

@@ -2,7 +2,8 @@
 
 This is the only place that formats anything. It does so in two cases: the volume was never
 formatted (``blank``) and carries no signature, or this driver was interrupted when it formatted it
-(``formatting``). Whatever else it finds on a device, it refuses, and says what it has found.
+(``formatting``; of a replicated volume, what it carries tells that). Whatever else it finds on a
+device, it refuses, and says what it has found.
 """
 
 from __future__ import annotations
@@ -80,8 +81,10 @@ class Preparation:
             found = signature.probe(self._runner, device)
             expected = encryption.SIGNATURE if spec.encrypted else spec.filesystem
             if found is not None and found.kind == expected and replicated:
-                return self._used_elsewhere(entry, spec, device, key)
-            if found is not None:
+                if not self._is_half_made(device, expected):
+                    return self._used_elsewhere(entry, spec, device, key)
+                anew = True
+            elif found is not None:
                 raise NotBlank(
                     f"volume {entry.label.id} was never formatted by this driver, but carries"
                     f" {found}: it is left as it is"
@@ -108,7 +111,9 @@ class Preparation:
         """A replicated volume that was formatted on the other node: what it carries tells so."""
         if spec.encrypted:
             device = self._devices.open_crypt(entry, key)
-            if spec.access is AccessType.MOUNT and signature.probe(self._runner, device) is None:
+            found = signature.probe(self._runner, device)
+            made = found is not None and not self._is_half_made(device, found.kind)
+            if spec.access is AccessType.MOUNT and not made:
                 # Interrupted between the two: nobody has had a file system in it yet.
                 filesystem.make(
                     self._runner,
@@ -119,6 +124,12 @@ class Preparation:
                     anew=True,
                 )
         return self._volumes.mark(entry, State.USED), device
+
+    def _is_half_made(self, device: str, kind: str) -> bool:
+        """Formatting was interrupted, here or on the other node; nobody can have used it."""
+        if kind == encryption.SIGNATURE:
+            return encryption.is_half_made(self._runner, device)
+        return filesystem.is_half_made(device, kind)
 
     def _require_filesystem(self, device: str, kind: str) -> None:
         # Also the first touch of the device, by a child: a disk that hangs must not hold the agent.

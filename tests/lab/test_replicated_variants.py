@@ -67,6 +67,35 @@ def test_an_encrypted_volume_outlives_its_node_and_grows_and_no_disk_has_plain_t
         check_filesystem(service, ONE)
 
 
+MADE = {
+    "xfs": "mkfs.xfs -q {0}; printf '\\001' | dd of={0} bs=1 seek=126 conv=notrunc status=none",
+    "ext4": "echo -n key | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --key-file - {0};"
+    " cryptsetup luksErase -q {0}",
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"filesystem": "xfs"}, {"filesystem": "ext4", "key": "a key of its own"}],
+    ids=["xfs", "LUKS"],
+)
+def test_formatting_that_was_interrupted_on_the_other_node_is_done_again(
+    group: Group, options: dict[str, str]
+) -> None:
+    with group.service(**options) as service:
+        half = "/run/half-made"
+        begun = MADE[options["filesystem"]].format(half)
+        service.node(ONE).sh(f"truncate -s {SIZE + 256 * MIB} {half}; {begun}")
+        header = service.node(ONE).sh(f"head -c 32768 {half} | base64").text
+        for name in service.nodes:
+            service.node(name).run(
+                ["sh", "-c", f"base64 -d | dd of=/dev/vg0/vol-{service.id} conv=fsync status=none"],
+                input=header.encode(),
+            )
+        service.start(ONE).wait_for(20)
+        service.check()
+
+
 def grow_without_the_key(service: Service, name: str) -> None:
     agent, path = service.cluster.node(name), f"{KUBELET}/pod-{service.id}"
     before = agent.usage(service.id, path)["BYTES"].total
