@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from cluster.errors import NotFound, Refused
+from cluster.errors import NotFound, Refused, Unavailable
 from cluster.model import Replication
 from host import block_device
 from host.boot import boot_id
@@ -50,6 +50,9 @@ class ReplicaDevices:
     size_bytes: int
     fresh: bool = False
     chunk_bytes: int = 0
+
+
+_NO_DEVICES = ReplicaDevices("/dev/no-data", "/dev/no-metadata", 0)
 
 
 class Storage(Protocol):
@@ -160,7 +163,7 @@ class ReplicaSide:
 
     def _look_for_endless(self, volume_id: str, minor: int, seen: View) -> None:
         if seen.role is Role.PRIMARY and not seen.suspended:
-            with contextlib.suppress(NotFound):  # its disk is gone
+            with contextlib.suppress(NotFound, Unavailable):  # its disk is gone, or its whole pool
                 disk = self._storage.devices(volume_id).data
                 self._endless.look(volume_id, f"{DRBD_MAJOR}:{minor}", disk)
                 return
@@ -177,7 +180,7 @@ class ReplicaSide:
         """
         try:
             return self._commands.generations(self.resource(assignment))
-        except HostError as error:
+        except (HostError, Unavailable) as error:
             _log.warning("volume %s: its metadata cannot be read: %s", assignment.volume_id, error)
             return Generations()
 
@@ -192,18 +195,18 @@ class ReplicaSide:
             Do.ATTACH: self._attach,
             Do.CONNECT: self._connect,
             Do.FORCE_DISCONNECT: self._disconnect,
-            Do.RESUME_IO: lambda one: self._commands.resume_io(self.resource(one)),
+            Do.RESUME_IO: lambda one: self._commands.resume_io(self._running(one)),
             Do.WRITE_GRANT: self._grant,
             Do.REMOVE_GRANT: lambda one: fencing.revoke(one.volume_id, self._grants),
             Do.PROMOTE: lambda one: self._promote(one, self._commands.promote),
             Do.PROMOTE_BY_FORCE: lambda one: self._promote(one, self._commands.force_promote),
-            Do.DEMOTE: lambda one: self._commands.demote(self.resource(one)),
+            Do.DEMOTE: lambda one: self._commands.demote(self._running(one)),
             Do.SUSPEND_FACE: self._suspend_face,
             Do.RESUME_FACE: self._resume_face,
-            Do.NEW_GENERATION: lambda one: self._commands.new_generation(self.resource(one)),
-            Do.OUTDATE: lambda one: self._commands.outdate(self.resource(one)),
+            Do.NEW_GENERATION: lambda one: self._commands.new_generation(self._running(one)),
+            Do.OUTDATE: lambda one: self._commands.outdate(self._running(one)),
             Do.INVALIDATE: self._invalidate,
-            Do.DETACH: lambda one: self._commands.detach(self.resource(one), force=True),
+            Do.DETACH: lambda one: self._commands.detach(self._running(one), force=True),
             Do.TAKE_DOWN: lambda one: self._commands.down(one.volume_id),
             Do.KILL_USERS: self._kill_users,
             Do.REPORT_REBOOT: lambda one: None,  # the decision, kept for status, is the report
@@ -215,11 +218,21 @@ class ReplicaSide:
 
     def resource(self, assignment: Assignment) -> Resource:
         """What DRBD is told. Of the peer only its address counts here."""
-        devices = self._storage.devices(assignment.volume_id)
+        return self._resource(assignment, self._storage.devices(assignment.volume_id))
+
+    def _running(self, assignment: Assignment) -> Resource:
+        """For what is done to a resource in the kernel alone.
+
+        That has to work where its pool is dead, and nothing is known of its disks any more.
+        """
+        return self._resource(assignment, _NO_DEVICES)
+
+    def _resource(self, assignment: Assignment, devices: ReplicaDevices) -> Resource:
         replication = assignment.replication
         if self._node not in (place.node for place in replication.places):
             # The replica here has been replaced meanwhile: it is as its tags tell until it is gone.
-            replication = self._storage.recorded(assignment.volume_id) or replication
+            with contextlib.suppress(Unavailable):
+                replication = self._storage.recorded(assignment.volume_id) or replication
         replicas = tuple(
             Replica(place.node, place.node_id, place.address, devices.data, devices.metadata)
             for place in replication.places
@@ -303,7 +316,7 @@ class ReplicaSide:
         )
 
     def _disconnect(self, assignment: Assignment) -> None:
-        resource = self.resource(assignment)
+        resource = self._running(assignment)
         for peer in resource.peers(self._node):
             self._commands.disconnect(resource, peer, force=True)
 

@@ -66,6 +66,18 @@ def test_the_disk_under_the_primary_fails_and_its_node_dies(service: Service) ->
     service.check()
 
 
+def test_a_primary_without_its_pool_is_taken_down_by_an_agent_that_never_saw_it(
+    service: Service,
+) -> None:
+    through_the_peer(service, "fail")
+    service.restart_agent(ONE)
+    service.move(TWO)
+    service.start(TWO).wait_for(20)
+    service.node(ONE).faulty_disk(DISK).recover()
+    service.until_in_sync()
+    service.check()
+
+
 def test_the_peer_of_a_failed_disk_is_away_for_a_moment(service: Service) -> None:
     """No data is within reach then: writes wait for it, and do not fail."""
     writer = through_the_peer(service, "fail")
