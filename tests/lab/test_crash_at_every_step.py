@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,21 +138,29 @@ def _comparable(line: str) -> str:
 
 @dataclass(frozen=True)
 class Operation:
-    """`act` is the call that is interrupted; `before` and `after` are not."""
+    """`act` is the call that is interrupted; `before` and `after` are not.
+
+    `once` and `at_last` are made once for all steps. `by_kubelet`: the controller has no part in
+    the call. `only`: a pattern of the steps to die at, where others are those of another operation.
+    """
 
     act: Callable[[Scene], None]
     before: tuple[Callable[[Scene], None], ...] = ()
     after: tuple[Callable[[Scene], None], ...] = ()
     check: Callable[[Scene], None] = lambda scene: None
+    once: tuple[Callable[[Scene], None], ...] = ()
+    at_last: tuple[Callable[[Scene], None], ...] = ()
+    by_kubelet: bool = False
+    only: str = ""
 
 
-def _create(key: str = "volume", **options: Any) -> Callable[[Scene], None]:
+def _create(key: str = "volume", size: int = SIZE, **options: Any) -> Callable[[Scene], None]:
     def create(scene: Scene) -> None:
         name = scene.made.setdefault(f"{key} name", f"{key}-{next(scene.names)}")
         sources = {kind: scene.made[source] for kind, source in options.items() if kind in _SOURCES}
         settings = {kind: value for kind, value in options.items() if kind not in _SOURCES}
         scene.made[key] = scene.controller.create(
-            name, SIZE, **settings, **{kind: _id(made) for kind, made in sources.items()}
+            name, size, **settings, **{kind: _id(made) for kind, made in sources.items()}
         )
 
     return create
@@ -178,7 +186,10 @@ def _unpublish(scene: Scene) -> None:
 
 
 def _stage(scene: Scene) -> None:
-    scene.kubelet.stage(scene.made["volume"], STAGING, scene.made.get("capability"))
+    secrets = scene.made.get("secrets")
+    scene.kubelet.stage(
+        scene.made["volume"], STAGING, scene.made.get("capability"), secrets=secrets
+    )
 
 
 def _unstage(scene: Scene) -> None:
@@ -255,8 +266,51 @@ def _use_block(scene: Scene) -> None:
     scene.made["capability"] = block()
 
 
+def _use_key(scene: Scene) -> None:
+    scene.made["secrets"] = {"encryptionKey": "correct horse"}
+
+
+def _encrypted_is_empty(scene: Scene) -> None:
+    source = scene.node.run(["findmnt", "-no", "SOURCE", STAGING]).text
+    assert "xlss-crypt-" in source
+    assert scene.node.run(["ls", STAGING]).text == "lost+found"
+
+
+COPY = f"{STAGING}-copy"
+
+
+def _publish_copy(scene: Scene) -> None:
+    scene.controller.publish(scene.made["copy"].volume_id, NODE)
+
+
+def _stage_copy(scene: Scene) -> None:
+    scene.kubelet.stage(scene.made["copy"], COPY)
+
+
+def _delete_copy(scene: Scene) -> None:
+    volume_id = scene.made["copy"].volume_id
+    scene.kubelet.unstage(volume_id, COPY)
+    scene.controller.unpublish(volume_id, NODE)
+    scene.controller.delete(volume_id)
+    scene.node.sh(f"if [ -e {COPY} ]; then rmdir {COPY}; fi")
+
+
+def _copy_holds_the_numbers(scene: Scene) -> None:
+    assert scene.node.sh(f"seq 100000 | cmp - {COPY}/numbers && echo same").text == "same"
+
+
+def _copy_has_grown(scene: Scene) -> None:
+    _copy_holds_the_numbers(scene)
+    size = scene.node.run(["stat", "-fc", "%b * %S", COPY]).text
+    blocks, block_bytes = map(int, size.split(" * "))
+    assert blocks * block_bytes > 1.5 * SIZE
+
+
 _SERVED = (_publish, _stage, _node_publish)
 _RELEASED = (_node_unpublish, _unstage, _unpublish)
+_ENCRYPTED = {"parameters": {"encryption": "luks2"}}
+# The smallest btrfs is one of 109 MiB (mkfs.btrfs(8)).
+_BTRFS = {"size": 128 * MIB, "capability": mount("btrfs")}
 _THICK = {"parameters": {"provision": "thick"}}
 
 OPERATIONS = {
@@ -269,7 +323,10 @@ OPERATIONS = {
     "unpublish": Operation(_unpublish, before=(_create(), _publish), after=(_delete(),)),
     "modify": Operation(_modify, before=(_create(),), after=(_delete(),)),
     "stage ext4": Operation(
-        _stage, before=(_create(), _publish), after=(_unstage, _unpublish, _delete())
+        _stage,
+        before=(_create(), _publish),
+        after=(_unstage, _unpublish, _delete()),
+        by_kubelet=True,
     ),
     "stage thick xfs": Operation(
         _stage,
@@ -283,22 +340,58 @@ OPERATIONS = {
             _publish,
         ),
         after=(_unstage, _unpublish, _delete()),
+        by_kubelet=True,
     ),
     "stage block": Operation(
         _stage,
         before=(_use_block, _create(capability=block()), _publish),
         after=(_unstage, _unpublish, _delete()),
+        by_kubelet=True,
+    ),
+    "stage encrypted": Operation(
+        _stage,
+        before=(_use_key, _create(**_ENCRYPTED), _publish),
+        check=_encrypted_is_empty,
+        after=(_unstage, _unpublish, _delete()),
+        by_kubelet=True,
+        # Each staging derives the key twice, which takes a node's time.
+        only="luksFormat|ioctl.* xlss-crypt-|mkfs",
+    ),
+    "stage clone beside its source": Operation(
+        _stage_copy,
+        once=(_create(**_BTRFS), *_SERVED, _write),
+        before=(_create("copy", clone="volume", **_BTRFS), _publish_copy),
+        check=_copy_holds_the_numbers,
+        after=(_delete_copy,),
+        at_last=(*_RELEASED, _delete()),
+        by_kubelet=True,
+    ),
+    "stage restored and larger": Operation(
+        _stage_copy,
+        once=(_create(), *_SERVED, _write, _snapshot),
+        before=(_create("copy", size=2 * SIZE, snapshot="snapshot"), _publish_copy),
+        check=_copy_has_grown,
+        after=(_delete_copy,),
+        at_last=(_delete_snapshot, *_RELEASED, _delete()),
+        by_kubelet=True,
     ),
     "unstage": Operation(
-        _unstage, before=(_create(), _publish, _stage), after=(_unpublish, _delete())
+        _unstage,
+        before=(_create(), _publish, _stage),
+        after=(_unpublish, _delete()),
+        by_kubelet=True,
     ),
     "node publish": Operation(
-        _node_publish, before=(_create(), _publish, _stage), after=(*_RELEASED, _delete())
+        _node_publish,
+        before=(_create(), _publish, _stage),
+        after=(*_RELEASED, _delete()),
+        by_kubelet=True,
     ),
     "node unpublish": Operation(
         _node_unpublish,
         before=(_create(), *_SERVED),
         after=(_unstage, _unpublish, _delete()),
+        by_kubelet=True,
     ),
     "expand mounted": Operation(
         _expand,
@@ -317,6 +410,7 @@ OPERATIONS = {
         before=(_create(), *_SERVED, _write, _expand),
         check=_numbers_are_there,
         after=(*_RELEASED, _delete()),
+        by_kubelet=True,
     ),
     "snapshot mounted thin": Operation(
         _snapshot,
@@ -366,11 +460,14 @@ def _again(call: Callable[[], None]) -> None:
             time.sleep(0.1)
 
 
+def _all_of(actions: Iterable[Callable[[Scene], None]], scene: Scene) -> None:
+    for action in actions:
+        _again(lambda action=action: action(scene))  # type: ignore[misc]
+
+
 def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any, list[str]]:
     """One whole life: what there was after the call, and the steps that were passed."""
-    scene.made.clear()
-    for action in operation.before:
-        _again(lambda action=action: action(scene))  # type: ignore[misc]
+    _all_of(operation.before, scene)
     deaths = scene.deaths()
     scene.arm(step, when)
     try:
@@ -385,8 +482,7 @@ def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any,
     _again(lambda: operation.act(scene))
     operation.check(scene)
     picture = scene.picture()
-    for action in operation.after:
-        _again(lambda action=action: action(scene))  # type: ignore[misc]
+    _all_of(operation.after, scene)
     return picture, steps
 
 
@@ -399,12 +495,7 @@ def scenes(lab: Lab) -> Iterator[dict[str, Scene]]:
         _tear_down(lab, scene)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(victim, marks=pytest.mark.xdist_group(f"crash-{victim}"))
-        for victim in ("node", "controller")
-    ],
-)
+@pytest.fixture
 def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) -> Iterator[Scene]:
     """A scene in which nothing is left of the test before, also if that failed."""
     victim: str = request.param
@@ -442,17 +533,37 @@ def _tear_down(lab: Lab, scene: Scene) -> None:
     lab.remove_node(scene.node)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+CASES = [
+    (victim, name)
+    for victim in ("node", "controller")
+    for name, operation in OPERATIONS.items()
+    if victim == "node" or not operation.by_kubelet
+]
+
+
+@pytest.mark.parametrize(("scene", "name"), CASES, indirect=["scene"])
 def test_a_repeated_call_leaves_what_an_uninterrupted_one_leaves(scene: Scene, name: str) -> None:
     operation = OPERATIONS[name]
     empty = scene.picture()
+    scene.made.clear()
+    _all_of(operation.once, scene)
+    _die_at_every_step(scene, operation)
+    _all_of(operation.at_last, scene)
+    assert scene.picture() == empty
+
+
+def _die_at_every_step(scene: Scene, operation: Operation) -> None:
+    made, empty = dict(scene.made), scene.picture()
     expected, steps = _run(scene, operation, 0, "trace")
     assert scene.picture() == empty
     if not steps:
-        pytest.skip(f"{name} takes no step in the {scene.victim}")
+        pytest.skip(f"it takes no step in the {scene.victim}")
     before = "nothing"
     for step, when in [(1, "before"), *((n + 1, "after") for n in range(len(steps)))]:
+        if not re.search(operation.only, steps[step - 1]):
+            continue
         told = f"killed {when} step {step}: {steps[step - 1]}"
+        scene.made = dict(made)
         found, _ = _run(scene, operation, step, when)
         # A picture takes a second: this one also shows what was left of the run before.
         assert found == expected, f"{told}, or left of the run before it: {before}"
