@@ -57,8 +57,6 @@ class Group:
                 device=None,
                 data_percent=None,
                 metadata_percent=None,
-                thin_id=None,
-                sync_percent=None,
                 health="",
             )
         )
