@@ -81,8 +81,7 @@ class Evictor:
         """Whether anybody hears of the volume's writes, or (not ``frozen``) still has it at all.
 
         ``frozen``: what is below the face holds back I/O; so does a face that is suspended. STUCK
-        when 20 s of killing and unmounting have not ended it; from time to time it is ALIVE then,
-        so that it is tried again. Raises host errors.
+        when 20 s of killing and unmounting have not ended it. Raises host errors.
         """
         face = self._devices.face(volume_id)
         if face is None:
@@ -96,9 +95,14 @@ class Evictor:
         tried = self._attempts.get(volume_id)
         if tried is None or tried.frozen != frozen:
             return Users.ALIVE
-        now = self._clock()
-        is_late = now - tried.first >= _STUCK_SECONDS
-        return Users.STUCK if is_late and now - tried.last < _STUCK_SECONDS else Users.ALIVE
+        is_late = self._clock() - tried.first >= _STUCK_SECONDS
+        return Users.STUCK if is_late else Users.ALIVE
+
+    def kill_again(self, volume_id: str, *, frozen: bool) -> None:
+        """``kill`` those who are STUCK: the last attempt may be 20 s ago, or nothing is done."""
+        tried = self._attempts.get(volume_id)
+        if tried is None or self._clock() - tried.last >= _STUCK_SECONDS:
+            self.kill(volume_id, frozen=frozen)
 
     def kill(self, volume_id: str, *, frozen: bool) -> None:
         """Kill all users; where nothing is ``frozen``, unmount it and remove its devices as well.

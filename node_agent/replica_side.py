@@ -86,6 +86,10 @@ class Eviction(Protocol):
         """End them, and take down what is mounted where it is not frozen."""
         ...
 
+    def kill_again(self, volume_id: str, *, frozen: bool) -> None:
+        """From time to time, where nothing but a reboot seems to help."""
+        ...
+
 
 class Holds(Protocol):
     """Faces that are held still for a moment."""
@@ -208,8 +212,9 @@ class ReplicaSide:
             Do.INVALIDATE: self._invalidate,
             Do.DETACH: lambda one: self._commands.detach(self._running(one), force=True),
             Do.TAKE_DOWN: lambda one: self._commands.down(one.volume_id),
-            Do.KILL_USERS: self._kill_users,
-            Do.REPORT_REBOOT: lambda one: None,  # the decision, kept for status, is the report
+            Do.KILL_USERS: lambda one: self._kill_users(one, self._eviction.kill),
+            # The decision, kept for status, is the report.
+            Do.REPORT_REBOOT: lambda one: self._kill_users(one, self._eviction.kill_again),
         }
         step = steps.get(do)
         if step is None:
@@ -275,10 +280,10 @@ class ReplicaSide:
         number = f"{DRBD_MAJOR}:{assignment.replication.minor}"
         return self._devices.over(assignment.volume_id, number) is False
 
-    def _kill_users(self, assignment: Assignment) -> None:
+    def _kill_users(self, assignment: Assignment, kill: Callable[..., None]) -> None:
         status = self._commands.status(assignment.volume_id)
         frozen = status is not None and status.frozen
-        self._eviction.kill(assignment.volume_id, frozen=frozen)
+        kill(assignment.volume_id, frozen=frozen)
 
     def _connect(self, assignment: Assignment) -> None:
         if self._face_elsewhere(assignment):

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
+from lab.interrupt import end_at_interrupt
 from lab.lab import Lab
 from lab.paths import PROJECT
 from tests.chaos_schedule import schedule
@@ -152,4 +153,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_at_interrupt()
     sys.exit(main())

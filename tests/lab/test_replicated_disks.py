@@ -106,7 +106,7 @@ def test_the_disk_under_the_secondary_returns_errors(service: Service, fault: st
 
 
 def test_a_replica_whose_disk_has_failed_for_good_is_made_elsewhere(service: Service) -> None:
-    with service.cluster.controller_with("repair_after_seconds = 5"):
+    with service.cluster.controller_with("repair_after_seconds = 5\nreconcile_seconds = 5"):
         writer = service.start(ONE)
         writer.wait_for(20)
         service.node(TWO).faulty_disk(DISK).fail()

@@ -240,10 +240,12 @@ def what_cannot_be_ended_is_said_to_need_a_reboot_and_tried_again() -> None:
         raises(Refused, lambda: evictor.kill(VOLUME, frozen=False))
         now[0] = 21.0
         assert evictor.users(VOLUME, frozen=False) is Users.STUCK
-        now[0] = 40.0
-        assert evictor.users(VOLUME, frozen=False) is Users.ALIVE
         sh("dmsetup remove above")
-        evictor.kill(VOLUME, frozen=False)
+        evictor.kill_again(VOLUME, frozen=False)
+        assert evictor.users(VOLUME, frozen=False) is Users.STUCK
+        now[0] = 40.0
+        assert evictor.users(VOLUME, frozen=False) is Users.STUCK
+        evictor.kill_again(VOLUME, frozen=False)
         assert evictor.users(VOLUME, frozen=False) is Users.NONE
 
 

@@ -92,6 +92,9 @@ class _Nobody:
     def kill(self, volume_id: str, *, frozen: bool) -> None:
         raise AssertionError("there is nobody")
 
+    def kill_again(self, volume_id: str, *, frozen: bool) -> None:
+        raise AssertionError("there is nobody")
+
 
 def watch(kind: str, path: str) -> None:
     """Write all resources into a file, at every change, until the process is ended."""
