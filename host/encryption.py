@@ -58,6 +58,7 @@ def format_device(runner: Runner, device: str, key: bytes, *, anew: bool = False
     """
     _require_key(key)
     if anew:
+        probe(runner, device)  # by a child: the first touch of a disk that may hang
         block_device.zero_edges(device)
     found = probe(runner, device)
     if found is not None:

@@ -100,6 +100,7 @@ def make(
     """
     validate_mkfs_options(filesystem, options)
     if anew:
+        probe(runner, device)  # by a child: the first touch of a disk that may hang
         block_device.zero_edges(device)
     found = probe(runner, device)
     if found is not None:

@@ -1,60 +1,46 @@
 """Giving the files of a volume to a group, as kubelet's fsGroup does (VOLUME_MOUNT_GROUP of CSI).
 
-ext4, xfs and btrfs have no mount option for it. A pod may be writing into the volume meanwhile: no
-step follows a symbolic link that it may put in the way.
+ext4, xfs and btrfs have no mount option for it. All of a pod's tree is walked, on a disk that may
+hang: ``ownership_process.py`` does it, a process of its own.
 """
 
 from __future__ import annotations
 
-import os
-import stat
+import errno
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from host.errors import DeviceFailed, Refused
+from host.errors import CommandFailed, DeviceFailed, InTransition, Refused
+from host.ownership_process import DIRECTORY_BITS
 
-_FILE_BITS = 0o660
-_DIRECTORY_BITS = 0o2770  # the group of a directory goes over to what is made in it
+if TYPE_CHECKING:
+    from host.command import Runner
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from host.ownership_process import main; main(sys.argv[2:])"
+)
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_DEADLINE = 3600.0  # some trees have millions of files
 
 
-def apply_group(path: str, group: int) -> bool:
+def apply_group(runner: Runner, path: str, group: int, *, resource: str | None = None) -> bool:
     """Give all below ``path`` to ``group``, readable and writable; False where it is so already.
 
     The directory itself comes last, and only it is looked at first: what a pod has changed since
     stays as it is (fsGroupChangePolicy OnRootMismatch), and an interrupted run is repeated.
-    Raises ``Refused`` for a file system that is read-only or full, ``DeviceFailed``.
+    ``resource``: the device below. Raises ``Refused`` for a file system that is read-only or full,
+    ``InTransition`` where a pod moves directories meanwhile, ``DeviceFailed``, ``CommandStuck``.
     """
+    root = Path(path).stat()  # in memory, as it is mounted
+    if root.st_gid == group and root.st_mode & DIRECTORY_BITS == DIRECTORY_BITS:
+        return False
+    argv = [sys.executable, "-I", "-S", "-c", _BOOT, _PACKAGES, path, str(group)]
     try:
-        root = Path(path).stat()
-        if root.st_gid == group and root.st_mode & _DIRECTORY_BITS == _DIRECTORY_BITS:
-            return False
-        for _, directories, files, folder in os.fwalk(path, topdown=False, onerror=_raise):
-            for name in (*files, *directories):
-                _give(name, folder, group)
-        _give(path, None, group)
-    except OSError as error:
-        text = f"cannot give {path} to group {group}: {error.strerror}"
-        raise (DeviceFailed if error.errno == 5 else Refused)(text) from error
+        runner.run(argv, deadline=_DEADLINE, resource=resource)
+    except CommandFailed as error:
+        text = f"cannot give {path} to group {group}: {error.stderr.strip()[-300:]}"
+        kinds = {errno.EIO: DeviceFailed, errno.ESTALE: InTransition}
+        raise kinds.get(error.exit_code, Refused)(text) from error
     return True
-
-
-def _give(name: str, folder: int | None, group: int) -> None:
-    try:
-        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:  # a pod has removed it
-        return
-    try:
-        found = os.fstat(handle)
-        link = f"/proc/self/fd/{handle}"
-        if stat.S_ISLNK(found.st_mode):
-            os.chown(name, -1, group, dir_fd=folder, follow_symlinks=False)
-            return
-        os.chown(link, -1, group)
-        bits = _DIRECTORY_BITS if stat.S_ISDIR(found.st_mode) else _FILE_BITS
-        # After the owner: chown takes the setuid and setgid bits away.
-        os.chmod(link, stat.S_IMODE(found.st_mode) | bits)  # noqa: PTH101
-    finally:
-        os.close(handle)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -120,6 +120,8 @@ class Publisher:
         if volume_at(self._agent, staging_path) != target.volume_id:
             raise Refused(f"volume {target.volume_id} is not staged at {staging_path}")
         if group is not None and not target.readonly:
-            apply_group(staging_path, group)
+            devices = self._agent.devices
+            device = devices.path_of(devices.require_top(target.volume_id))
+            apply_group(self._agent.runner, staging_path, group, resource=device)
         mount.make_directory(target.path)
         mount.bind(staging_path, target.path, read_only=target.readonly)

@@ -7,6 +7,8 @@ from cluster.model import AccessType
 from csi.node.places import volume_at
 from csi.rpc import csi_pb2 as pb
 from host import block_device, filesystem, mount
+from host.errors import DeviceFailed
+from node_agent import health
 from node_agent.agent import NodeAgent
 from node_agent.inventory import mounts_by_volume
 from node_agent.labels import Kind
@@ -87,6 +89,9 @@ class Stats:
     def _grow_filesystem(self, volume_id: str, kind: str) -> None:
         top = self._agent.devices.require_top(volume_id)
         device = self._agent.devices.path_of(top)
+        # The first touch, by a child: a disk that hangs must not hold the agent.
+        if problems := health.answers(self._agent.runner, device):
+            raise DeviceFailed(health.in_words(problems))
         if not filesystem.needs_growth(device, kind):
             return
         mounts = mounts_by_volume().get(volume_id, [])

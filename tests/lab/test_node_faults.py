@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from cluster.agents import Health
@@ -231,6 +234,29 @@ def test_a_disk_that_hangs_holds_neither_the_other_pool_nor_the_next_agent(
     home.when_open("default")
     stuck.serve()
     assert stuck.read() == "kept"
+
+
+def test_a_file_system_on_a_disk_that_hangs_grows_later(
+    make_home: Callable[..., AgentNode],
+) -> None:
+    home = slow_home(make_home)
+    volume = home.create(provision=THICK).serve()
+    home.agent.expand_volume(volume.id, 128 * MIB, 0)
+    home.node.faulty_disk(FAULTY).hang()
+    with pytest.raises(grpc.RpcError, match="the device does not answer"):
+        home.csi.expand(volume.id, volume.target, 128 * MIB)
+    home.node.faulty_disk(FAULTY).recover()
+    until_expanded(home, volume, 128 * MIB)
+    assert home.csi.usage(volume.id, volume.target)["BYTES"].total > 100 * MIB
+
+
+def until_expanded(home: AgentNode, volume: Served, size: int) -> None:
+    """Repeated as kubelet does, while the runner leaves alone what did not answer."""
+    while True:
+        with suppress(grpc.RpcError):
+            home.csi.expand(volume.id, volume.target, size)
+            return
+        time.sleep(0.5)
 
 
 def test_a_missing_disk_is_told_and_the_rest_works(make_home: Callable[..., AgentNode]) -> None:

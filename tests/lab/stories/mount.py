@@ -257,7 +257,7 @@ def all_files_go_to_a_group_once_and_links_lead_nowhere() -> None:
         (point / "d" / "to-file").symlink_to(outside)
         (point / "to-directory").symlink_to(folder)
         os.mkfifo(point / "fifo", 0o600)
-        assert apply_group(str(point), 4711)
+        assert apply_group(runner, str(point), 4711)
         assert sh(f"find {point} ! -gid 4711") == ""
         assert (point.stat().st_mode & 0o7770) == 0o2770
         assert ((point / "d").stat().st_mode & 0o7777) == 0o2770
@@ -266,13 +266,13 @@ def all_files_go_to_a_group_once_and_links_lead_nowhere() -> None:
         assert folder.stat().st_gid == 0
         (point / "new").write_text("")
         os.chown(point / "new", 0, 0)
-        assert not apply_group(str(point), 4711)
+        assert not apply_group(runner, str(point), 4711)
         assert (point / "new").stat().st_gid == 0
-        assert apply_group(str(point), 4712)
+        assert apply_group(runner, str(point), 4712)
         assert sh(f"find {point} ! -gid 4712") == ""
         unmount(runner, str(point))
         mount_device(runner, node, str(point), "ext4", read_only=True)
-        raises(Refused, lambda: apply_group(str(point), 1))
+        raises(Refused, lambda: apply_group(runner, str(point), 1))
 
 
 def _formatted(runner: Runner, mapper: DeviceMapper, kind: str) -> str:
