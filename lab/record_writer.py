@@ -40,6 +40,8 @@ STOP = (1 << 64) - 1
 
 CHUNK = 1 << 20
 _NUMBER_BYTES = 8
+_ZEROS = bytes(CHUNK)
+_OF_ZEROS = sha256(_ZEROS).hexdigest()
 
 
 class Region:
@@ -191,12 +193,17 @@ def read(request: dict[str, Any]) -> int:
     return 0
 
 
+def _hash(piece: bytes) -> str:
+    # Most of a volume is nothing but zeros, and to compare is much faster than to hash.
+    return _OF_ZEROS if piece == _ZEROS else sha256(piece).hexdigest()
+
+
 def hash_pieces(request: dict[str, Any]) -> int:
     """Print the SHA-256 of each piece of CHUNK bytes of devices or files, a line for each path."""
     for path in request["paths"]:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
         size = os.lseek(fd, 0, os.SEEK_END)
-        print(*(sha256(piece).hexdigest() for piece in read_directly(fd, 0, size)))
+        print(*(_hash(piece) for piece in read_directly(fd, 0, size)))
         os.close(fd)
     return 0
 
