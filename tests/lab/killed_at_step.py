@@ -52,7 +52,7 @@ NODE_STEPS = (
 _PR_SET_PDEATHSIG = 1
 _READING = {"lvs", "vgs", "pvs", "version", "blkid", "stat", "fullreport"}
 _READING_OF_DRBD = {"get-gi", "show-gi", "dump-md", "status", "events2"}
-_READING_IOCTLS = {"VERSION", "DEV_STATUS", "TABLE_STATUS", "LIST_DEVICES"}
+_READING_IOCTLS = {"DEV_STATUS", "TABLE_STATUS", "LIST_DEVICES"}
 CONTROLLER_STEPS = (
     ("cluster.sqlite_store", "SqliteStore", "create"),
     ("cluster.sqlite_store", "SqliteStore", "update"),

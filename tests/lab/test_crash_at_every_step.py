@@ -91,13 +91,11 @@ def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) ->
         while scenes:  # the other victim's: its turn is over, and nodes have the same name
             _tear_down(lab, scenes.popitem()[1])
         scenes[victim] = _build(lab, victim)
-    scene = scenes.pop(victim)
+    scene = scenes[victim]
     empty = scene.picture()
     yield scene
-    if scene.picture() == empty:
-        scenes[victim] = scene
-    else:
-        _tear_down(lab, scene)
+    if scene.picture() != empty:
+        _tear_down(lab, scenes.pop(victim))
 
 
 def _build(lab: Lab, victim: str) -> Scene:

@@ -107,7 +107,8 @@ class Home:
     def hold_against(self, channel: grpc.Channel, method: MethodDescriptor, asked: Message) -> None:
         """Make a call. What one that fails has made is found a few calls later."""
         answer = send(channel, method, asked)
-        judge(answer)
+        unknown = "is not in this node's configuration" in answer.text  # a pool, which may be again
+        judge(answer, *((grpc.StatusCode.UNAVAILABLE,) if unknown else ()))
         if answer.ok and self._undo(method.name, asked, answer):
             self.before = self.look()
         self._unseen.append(f"{method.name} {answer.code}: {asked}"[:600])
