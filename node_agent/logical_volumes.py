@@ -139,8 +139,8 @@ class LogicalVolumes:
         """
         if pool_name and pool_name not in self._pools:
             raise Unavailable(
-                f"pool {pool_name!r} is not in this node's configuration: put it back, or remove"
-                " the node from the controller's"
+                f"pool {pool_name[:64]!r} is not in this node's configuration: put it back, or"
+                " remove the node from the controller's"
             )
         for name in (pool_name,) if pool_name else self._pools:
             self.look(name)
