@@ -210,8 +210,8 @@ def _for_a_person(state: ReplicatedState) -> list[str]:
                 f"`xlss volume fail-over {name} --to {able[0]}` lets {able[0]} go on alone, "
                 "and loses nothing that was acknowledged."
             )
-    # What is on a disk that has failed cannot be made the volume.
-    able = [node for node in (*waiting, *there) if not _is_diskless(replicas[node])]
+    # A disk that has failed comes last: it would have to be well again.
+    able = sorted((*waiting, *there), key=lambda node: _is_diskless(replicas[node]))
     if stuck and able:
         node = able[0]
         words.append(
@@ -219,8 +219,6 @@ def _for_a_person(state: ReplicatedState) -> list[str]:
             f"`xlss volume force-primary {name} --node {node} --accept-data-loss` makes the "
             f"replica on {node} the volume, and may lose what only the other one has."
         )
-    elif waiting:
-        words.append("It waits for the missing nodes, or for a person's decision.")
     return words
 
 

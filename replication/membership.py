@@ -79,7 +79,8 @@ def _as_primary(now: Situation) -> Action:
         return _note_failure(now)  # in the set, nothing but a failure makes it diskless
     # Cut off from the peer as well it holds back what is written: only the same data thaws that.
     through_peer = view.disk is Disk.DISKLESS and now.peer_in_set
-    if record.primary != view.node or not (in_set or through_peer):
+    may_serve = record.primary == view.node and (in_set or through_peer)
+    if not may_serve or _is_to_take_its_disk(now):
         return _stop_serving(now)
     if view.disk is Disk.DISKLESS:
         return _diskless_primary(now)
@@ -239,6 +240,8 @@ def _set_up(now: Situation) -> Action:
         if view.disk is not Disk.ABSENT:
             return Action(Do.TAKE_DOWN, "this node has no replica of the volume any more")
         return Action(Do.WAIT, "this node has no replica of the volume")
+    if _is_to_take_its_disk(now):
+        return _take_disk(now)
     if now.notes.disk_failed:
         if view.node not in now.record.members:
             return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
@@ -250,6 +253,8 @@ def _set_up(now: Situation) -> Action:
 
 def _in_the_set(now: Situation) -> Action:
     view, record = now.view, now.record
+    if _is_to_take_its_disk(now):
+        return _take_disk(now)
     if now.notes.disk_failed or view.disk is Disk.DISKLESS:
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "the disk failed")
@@ -262,6 +267,19 @@ def _in_the_set(now: Situation) -> Action:
     if left_over and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
     return _promote(now) if record.primary == view.node else _unpublished(now)
+
+
+def _is_to_take_its_disk(now: Situation) -> bool:
+    """A person has chosen this replica though its disk had failed: what is on it is the volume."""
+    failed = now.notes.disk_failed or now.view.disk is Disk.DISKLESS
+    return failed and now.record.forced == now.view.node
+
+
+def _take_disk(now: Situation) -> Action:
+    if now.view.disk is Disk.DISKLESS:
+        return Action(Do.TAKE_DOWN, "a person has chosen what is on its disk: it is set up anew")
+    reason = "a person has chosen what is on its disk"
+    return Action(Do.NOTE, reason, Notes(now.notes.record, False))
 
 
 def _unpublished(now: Situation) -> Action:

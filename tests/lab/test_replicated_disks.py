@@ -12,7 +12,7 @@ from lab.deployment import Pool
 from lab.node import MIB
 from tests.lab.replica_nodes import check_on_all, nodes, until_two_in_sync
 from tests.lab.replicated import LVM, ONE, OTHER, SERVING, TWO, Service
-from tests.lab.told import until_told
+from tests.lab.told import until_told, xlss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,6 +201,11 @@ def test_both_disks_return_errors(service: Service) -> None:
     for name in (ONE, TWO):
         service.unpublish(name, time.monotonic() + SERVING)
     assert not writer.wait_ended().stopped
+    # Both disks are well again, and what is on that of ONE, which failed last, is all there was.
+    xlss(service, "volume", "force-primary", "data", "--node", ONE, "--accept-data-loss", "--yes")
+    service.start(ONE).wait_for(20)
+    service.until_in_sync()
+    service.check()
 
 
 @pytest.mark.parametrize("service", [{"pool": "small", **THIN}], ids=["small"], indirect=True)

@@ -157,6 +157,23 @@ def test_reports_that_contradict_are_for_a_person() -> None:
     assert (forced.members, forced.quarantine, forced.epoch) == (("b",), "", 9)
 
 
+def test_a_person_may_choose_a_disk_that_had_failed() -> None:
+    """What is on it is all that is left; whether it can be read, attaching it shows."""
+    forced = arbiter.force_primary(ONLY_A, "a", accept_data_loss=True).record
+    failed = Notes(forced, disk_failed=True)
+    users = view(disk=Disk.DISKLESS, role=Role.PRIMARY, connection=CUT, users=Users.ALIVE)
+    assert does(users, forced, notes=failed).do is Do.KILL_USERS
+    nobody = replace(users, users=Users.NONE)
+    assert does(nobody, forced, notes=failed).do is Do.TAKE_DOWN
+    assert does(replace(nobody, role=Role.SECONDARY), forced, notes=failed).do is Do.TAKE_DOWN
+    gone = view(disk=Disk.ABSENT, connection=CUT)
+    noted = does(gone, forced, notes=failed)
+    assert noted.do is Do.NOTE and noted.notes == Notes(forced)
+    assert does(gone, forced, notes=Notes(forced)).do is Do.ATTACH
+    # Nobody has chosen it: then it waits.
+    assert does(gone, ONLY_A, notes=Notes(ONLY_A, disk_failed=True)).person
+
+
 def test_what_a_person_forced_is_served_like_any_other_once_it_has_served() -> None:
     """Else its next publishing would wait for a failover, beside a peer that is connected."""
     forced = arbiter.force_primary(ONLY_A, "b", accept_data_loss=True).record

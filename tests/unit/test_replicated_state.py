@@ -118,13 +118,11 @@ def test_a_decision_of_a_person_is_named_by_its_command() -> None:
     assert "n1 has to be rebooted" in explain(state(BOTH, report(stuck), AWAY))
 
 
-def test_a_disk_that_failed_is_not_offered_as_the_volume() -> None:
+def test_a_disk_that_failed_is_offered_as_the_volume_where_there_is_no_other() -> None:
     failed = report(ReplicaReport("Primary", "Diskless", waits_for=PERSON))
     other = report(ReplicaReport("Secondary", "Inconsistent"))
     assert "force-primary data --node n2" in explain(state(ALONE, failed, other))
-    words = explain(state(ALONE, failed, AWAY))
-    assert "It waits for the missing nodes, or for a person's decision." in words
-    assert "--node n1" not in words
+    assert "force-primary data --node n1" in explain(state(ALONE, failed, AWAY))
 
 
 def test_without_a_complete_replica_it_is_said_what_is_waited_for_and_the_way_out() -> None:
