@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 # Files whose tests are dealt out by their first parameter: each value has lab nodes of its own.
 _BY_PARAMETER = ("tests/lab/test_crash_at_every_step.py", "tests/lab/test_sanity.py")
-
-
+_LONG = (
+    *_BY_PARAMETER,
+    "tests/lab/test_replicated_crashes.py",
+    "tests/lab/test_chaos_short.py",
+)
 # Property of a test: the longest pause of a write that changes of replicas have caused, in seconds.
 LONGEST_PAUSE = "longest pause of a write while its replicas change"
 
@@ -48,8 +51,13 @@ def on_nodes_for_replicas(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no worker is left with one: those of replicated volumes."""
-    items.sort(key=lambda item: not on_nodes_for_replicas(item))
+    """Long files first, so that no worker is left with one; then those that share their nodes."""
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        is_long = item.nodeid.partition("::")[0] in _LONG
+        return not is_long, not on_nodes_for_replicas(item)
+
+    items.sort(key=order)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

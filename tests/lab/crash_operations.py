@@ -236,7 +236,7 @@ def _modify(scene: Scene) -> None:
 
 def _soil(scene: Scene) -> None:
     """What a deleted neighbour has left."""
-    scene.node.sh(f"lvcreate -q -y -Zn -L {4 * SIZE}b -n former vg0")
+    scene.node.sh(f"lvcreate -q -y -Zn -L {2 * SIZE}b -n former vg0")
     scene.node.sh("tr '\\0' x </dev/zero | dd of=/dev/vg0/former bs=1M status=none || true")
     scene.node.sh("lvremove -q -y vg0/former")
 

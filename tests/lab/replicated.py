@@ -48,7 +48,7 @@ LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 SERVING = 90.0
 SYNCING = 120.0
 # Slow enough that a ring holds what is written in a while, and the machine has room for the rest.
-INTERVAL = 0.01
+INTERVAL = 0.02
 NO_MINOR = -1  # of a volume without DRBD
 
 

@@ -16,5 +16,5 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 
 def test_a_little_chaos_loses_no_record(lab: Lab) -> None:
-    found = chaos.run(lab, 30.0, 1, 3, lambda line: print(line, file=sys.stderr))  # noqa: T201
+    found = chaos.run(lab, 20.0, 1, 3, lambda line: print(line, file=sys.stderr))  # noqa: T201
     assert found.checks and found.world.acknowledged() > 100

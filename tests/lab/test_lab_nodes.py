@@ -356,6 +356,9 @@ def test_ctrl_c_ends_a_program_whose_threads_work_in_a_lab(program: tuple[str, .
         start_new_session=True,
     )
     try:
+        # Before it has entered its own, it is in this process's namespace, with the nodes of here.
+        here, there = Path("/proc/self/ns/mnt").readlink(), Path(f"/proc/{parent.pid}/ns/mnt")
+        wait_until(lambda: there.readlink() != here, BOOT_SECONDS)
         consoles = Path(f"/proc/{parent.pid}/root{RUN}/nodes")
         wait_until(
             lambda: any("lab: ready" in log.read_text() for log in consoles.glob("*/console.log")),
