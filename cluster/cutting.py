@@ -63,9 +63,8 @@ class Cutter:
         The caller holds ``locked``. Raises Unavailable when the cuts may be of several instants:
         then they are to be removed and cut anew; and Refused when they would be.
         """
-        if len(wanted) > 1:
-            self._require_faces(wanted)
-        before = {cut.volume_id: self._epoch(cut) for cut in wanted}
+        together = len(wanted) > 1
+        before = {cut.volume_id: self._epoch(cut, together=together) for cut in wanted}
         by_node: dict[str, list[Snapshot]] = {}
         for snapshot in wanted:
             for node in snapshot.nodes:
@@ -115,11 +114,13 @@ class Cutter:
             raise Unavailable(f"I/O was not held still to the end on {', '.join(broken)}; repeat")
         return [report for reports in cut.values() for report in reports]
 
-    def _epoch(self, snapshot: Snapshot) -> int:
+    def _epoch(self, snapshot: Snapshot, *, together: bool = False) -> int:
         """That of the set whose members are to be cut; 0 without replicas.
 
         A node that has left it may lack writes that were acknowledged since, also when it is a
-        member again: then the epoch tells.
+        member again: then the epoch tells. Raises Refused when it is to be cut ``together`` with
+        others and is written on a node without a complete replica: its face is not held still then,
+        so that it is cut as it is at one moment on the disk that has it, but not at theirs.
         """
         if snapshot.spec.replicas == 1:
             return 0
@@ -130,23 +131,13 @@ class Cutter:
                 f"{', '.join(sorted(lost))} left the in-sync set of volume {snapshot.volume_id}"
                 " while it was being cut; repeat"
             )
+        if together and record.primary and record.primary not in record.members:
+            raise Refused(
+                f"volume {snapshot.volume_id} is served on {record.primary} without a disk of its"
+                " own: no snapshot of it together with others can be cut before its replica there"
+                " is in sync again"
+            )
         return record.epoch
-
-    def _require_faces(self, wanted: Iterable[Snapshot]) -> None:
-        """Raises Refused when one is written on a node that has no complete replica of it.
-
-        Its face is not held still then: alone, it is cut as it is at one moment on the disk that
-        has it, but together with others not at theirs.
-        """
-        for snapshot in wanted:
-            if snapshot.spec.replicas > 1:
-                record = self._membership(snapshot.volume_id)
-                if record.primary and record.primary not in record.members:
-                    raise Refused(
-                        f"volume {snapshot.volume_id} is served on {record.primary} without a disk"
-                        " of its own: no snapshot of it together with others can be cut before"
-                        " its replica there is in sync again"
-                    )
 
     def _membership(self, volume_id: str) -> Membership:
         held = self._memberships.find(volume_id)
