@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,10 +13,11 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from hypothesis import given
 
 from node_agent.logs import LogFormat, set_up_logging
 from node_agent.request_id import current_request_id
-from tests.hostile_messages import SECRET
+from tests.hostile_messages import SECRET, Vocabulary, examples, requests, swept
 
 CALL_SECONDS = 30.0
 # Codes that say "this was not foreseen" or "this takes for ever", on a cluster where all is well.
@@ -65,6 +66,36 @@ def send(channel: grpc.Channel, method: MethodDescriptor, request: Message | byt
     except grpc.RpcError as error:
         failed = cast(grpc.Call, error)
         return Answer(failed.code(), failed.details() or "")
+
+
+def hold_against_drawn(
+    method: MethodDescriptor,
+    vocabulary: Vocabulary,
+    good: Sequence[Message],
+    count: int,
+    hold_against: Callable[[Message], object],
+) -> None:
+    """So many requests of a call, made up or bent from good ones."""
+    assert not method.input_type.fields or good, "a call without a good request"
+
+    @examples(count)
+    @given(requests(method, vocabulary, good))
+    def hold(request: Message) -> None:
+        hold_against(request)
+
+    hold()
+
+
+def hold_against_swept(
+    good: Callable[[], Sequence[Message]], hold_against: Callable[[Message], object]
+) -> None:
+    """Each good request with each of its parts made hostile.
+
+    ``good`` is asked anew each time: identifiers change when something was deleted.
+    """
+    for number in range(len(good())):
+        for request in swept(good()[number]):
+            hold_against(request)
 
 
 def judge(answer: Answer, *meant: grpc.StatusCode) -> None:

@@ -15,14 +15,13 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
-from hypothesis import given
 
 from cluster.model import AccessType, Provision, Snapshot, to_json
 from csi.rpc import csi_pb2 as pb
 from node_agent import tls
 from node_agent.rpc import node_agent_pb2 as agent_pb
-from tests.hostile_calls import Answer, judge, judge_log, send
-from tests.hostile_messages import SECRET, Vocabulary, examples, methods_of, requests, swept
+from tests.hostile_calls import Answer, hold_against_drawn, judge, judge_log, send
+from tests.hostile_messages import SECRET, Vocabulary, methods_of, swept
 from tests.lab.agent_node import AGENT_SOCKET, CSI_SOCKET, MIB, AgentNode, Served
 
 if TYPE_CHECKING:
@@ -279,19 +278,19 @@ def test_every_answer_is_meant_and_leaves_nothing_behind(
     method: MethodDescriptor, home: Home
 ) -> None:
     good = good_requests(home).get(method.name, [])
-    assert good or not method.input_type.fields, "a call without a good request"
     channel = home.csi if method in NODE_METHODS else home.agent
 
     for whole in good:
         for asked in swept(whole, maps=False):
             home.hold_against(channel, method, asked)
 
-    @examples(EXAMPLES)
-    @given(requests(method, vocabulary(home), good))
-    def hold(asked: Message) -> None:
-        home.hold_against(channel, method, asked)
-
-    hold()
+    hold_against_drawn(
+        method,
+        vocabulary(home),
+        good,
+        EXAMPLES,
+        lambda asked: home.hold_against(channel, method, asked),
+    )
     home.check()
     judge_log(home.node.process.log())
 

@@ -27,8 +27,15 @@ from csi.rpc import admin_pb2_grpc
 from csi.server import UnixServer
 from recovery.decisions import Decisions
 from recovery.verification import Verification
-from tests.hostile_calls import judge, judge_log, send, whole_log
-from tests.hostile_messages import Vocabulary, examples, methods_of, requests, swept
+from tests.hostile_calls import (
+    hold_against_drawn,
+    hold_against_swept,
+    judge,
+    judge_log,
+    send,
+    whole_log,
+)
+from tests.hostile_messages import Vocabulary, examples, methods_of
 from tests.unit.changes_world import ChangingWorld, changing_world
 from tests.unit.cluster_world import THIN, THIN_PAIR, on
 from tests.unit.test_workflows_replicas import publish
@@ -158,15 +165,13 @@ def test_every_answer_is_meant_and_a_refusal_changes_nothing(
     method: MethodDescriptor, standing: tuple[Standing, grpc.Channel], log: io.StringIO
 ) -> None:
     world, channel = standing
-    good = good_requests(world)
-    assert not method.input_type.fields or method.name in good, "a call without a good request"
-
-    @examples(EXAMPLES)
-    @given(requests(method, vocabulary(world), good.get(method.name, ())))
-    def hold(request: Message) -> None:
-        hold_against(world, channel, method, request)
-
-    hold()
+    hold_against_drawn(
+        method,
+        vocabulary(world),
+        good_requests(world).get(method.name, ()),
+        EXAMPLES,
+        lambda request: hold_against(world, channel, method, request),
+    )
     judge_log(log.getvalue())
 
 
@@ -175,10 +180,10 @@ def test_every_part_of_a_good_request_may_be_hostile(
     method: MethodDescriptor, standing: tuple[Standing, grpc.Channel], log: io.StringIO
 ) -> None:
     world, channel = standing
-    for number in range(len(good_requests(world).get(method.name, ()))):
-        # Anew each time: identifiers change when everything is made anew.
-        for request in swept(good_requests(world)[method.name][number]):
-            hold_against(world, channel, method, request)
+    hold_against_swept(
+        lambda: good_requests(world).get(method.name, ()),
+        lambda request: hold_against(world, channel, method, request),
+    )
     judge_log(log.getvalue())
 
 

@@ -27,8 +27,8 @@ from node_agent.rpc import arbiter_pb2 as pb
 from recovery.arbiter import QUESTIONS
 from replication.actions import Do
 from replication.record import Connection, Disk, Generations, Role, Statement, Users, View
-from tests.hostile_calls import Answer, judge, judge_log, send, whole_log
-from tests.hostile_messages import Vocabulary, examples, methods_of, requests, swept
+from tests.hostile_calls import Answer, hold_against_drawn, judge, judge_log, send, whole_log
+from tests.hostile_messages import Vocabulary, examples, methods_of, swept
 from tests.unit.arbiter_world import BOTH, VOLUME, Controller, Wire, held, sees
 
 EXAMPLES = int(os.environ.get("XLSS_FUZZ_EXAMPLES", "60"))
@@ -148,14 +148,10 @@ def good_requests() -> dict[str, list[Message]]:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_answer_is_meant(method: MethodDescriptor, site: Site, log: io.StringIO) -> None:
-    assert method.name in good_requests(), "a call without a good request"
-
-    @examples(EXAMPLES)
-    @given(requests(method, vocabulary(), good_requests()[method.name]))
-    def hold(request: Message) -> None:
-        site.hold_against(method, request)
-
-    hold()
+    good = good_requests()[method.name]
+    hold_against_drawn(
+        method, vocabulary(), good, EXAMPLES, lambda request: site.hold_against(method, request)
+    )
     judge_log(log.getvalue())
 
 

@@ -19,8 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.rpc import csi_pb2 as pb
-from tests.hostile_calls import Answer, judge, judge_log, send, whole_log
-from tests.hostile_messages import SECRET, Vocabulary, examples, methods_of, requests, swept
+from tests.hostile_calls import (
+    Answer,
+    hold_against_drawn,
+    hold_against_swept,
+    judge,
+    judge_log,
+    send,
+    whole_log,
+)
+from tests.hostile_messages import SECRET, Vocabulary, examples, methods_of
 from tests.unit.controller_driver import BLOCK, GIB, MIB, MOUNT, ControllerDriver, controller_driver
 
 EXAMPLES = int(os.environ.get("XLSS_FUZZ_EXAMPLES", "40"))
@@ -284,15 +292,13 @@ def test_every_answer_is_meant_and_leaves_nothing_behind(
     method: MethodDescriptor, standing: tuple[Standing, grpc.Channel], log: io.StringIO
 ) -> None:
     world, channel = standing
-    good = good_requests(world)
-    assert not method.input_type.fields or method.name in good, "a call without a good request"
-
-    @examples(EXAMPLES * WIDE.get(method.name, 1))
-    @given(requests(method, vocabulary(world), good.get(method.name, ())))
-    def hold(request: Message) -> None:
-        hold_against(world, channel, method, request)
-
-    hold()
+    hold_against_drawn(
+        method,
+        vocabulary(world),
+        good_requests(world).get(method.name, ()),
+        EXAMPLES * WIDE.get(method.name, 1),
+        lambda request: hold_against(world, channel, method, request),
+    )
     judge_log(log.getvalue())
 
 
@@ -301,11 +307,10 @@ def test_every_part_of_a_good_request_may_be_hostile(
     method: MethodDescriptor, standing: tuple[Standing, grpc.Channel], log: io.StringIO
 ) -> None:
     world, channel = standing
-
-    for number in range(len(good_requests(world).get(method.name, ()))):
-        # Anew each time: identifiers change when something was deleted.
-        for request in swept(good_requests(world)[method.name][number]):
-            hold_against(world, channel, method, request)
+    hold_against_swept(
+        lambda: good_requests(world).get(method.name, ()),
+        lambda request: hold_against(world, channel, method, request),
+    )
     judge_log(log.getvalue())
 
 

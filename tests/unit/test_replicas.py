@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.agents import Inventory
 from cluster.errors import NotFound, Unavailable
 from cluster.identifiers import Kind, new_id
 from cluster.model import Phase, ReplicaPlace, Replication, Volume, VolumeSpec
@@ -132,14 +133,19 @@ def replicated() -> Volume:
     )
 
 
+def told_after_trying(agent: NodeAgent) -> Inventory:
+    """What it reports once it has tried to set replication up."""
+    assert agent.replicas is not None
+    agent.replicas.start(NoArbiter())
+    assert agent.replicas.tried.wait(10)
+    return agent.inventory()
+
+
 def test_while_the_module_cannot_be_loaded_the_node_says_so_and_takes_no_replica(
     agent: NodeAgent, machine: Machine
 ) -> None:
     machine.trouble = "modprobe: Module drbd not found"
-    assert agent.replicas is not None
-    agent.replicas.start(NoArbiter())
-    assert agent.replicas.tried.wait(10)
-    told = agent.inventory()
+    told = told_after_trying(agent)
     assert (told.replication_address, told.replication_trouble) == ("", machine.trouble)
     with pytest.raises(Unavailable, match="n1 takes no replicas now: modprobe: Module drbd not"):
         agent.create_volume(replicated())
@@ -154,10 +160,7 @@ def test_with_a_module_that_it_does_not_drive_it_takes_no_replica(
     agent: NodeAgent, events: Events
 ) -> None:
     events.version = "9.2.18"
-    assert agent.replicas is not None
-    agent.replicas.start(NoArbiter())
-    assert agent.replicas.tried.wait(10)
-    told = agent.inventory()
+    told = told_after_trying(agent)
     trouble = "DRBD 9.2.18 is loaded: this version drives 8.4 only"
     assert (told.replication_address, told.replication_trouble) == ("", trouble)
 
