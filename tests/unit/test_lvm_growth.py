@@ -41,6 +41,25 @@ THIN = ThinPool(
 )
 DISK = PhysicalVolume("d1", "/dev/sdb", 50 * GIB, 25 * GIB, missing=False)
 STATE = GroupState(GROUP, (DISK,), (), (THIN,))
+VOLUME = LogicalVolume(
+    vg="vg0",
+    name="v1",
+    uuid="u",
+    size_bytes=GIB,
+    allocated_bytes=GIB,
+    tags=frozenset(),
+    kind=Kind.RAID1,
+    pool=None,
+    origin=None,
+    active=True,
+    open=False,
+    suspended=False,
+    read_only=False,
+    device=(254, 1),
+    data_percent=None,
+    metadata_percent=None,
+    health="",
+)
 
 
 def test_a_pool_with_room_is_left_alone() -> None:
@@ -125,25 +144,7 @@ def test_what_is_wrong_is_said(state: GroupState, said: str) -> None:
 
 
 def test_a_volume_that_is_not_well_is_named() -> None:
-    volume = LogicalVolume(
-        vg="vg0",
-        name="v1",
-        uuid="u",
-        size_bytes=GIB,
-        allocated_bytes=GIB,
-        tags=frozenset(),
-        kind=Kind.RAID1,
-        pool=None,
-        origin=None,
-        active=True,
-        open=False,
-        suspended=False,
-        read_only=False,
-        device=(254, 1),
-        data_percent=None,
-        metadata_percent=None,
-        health="refresh needed",
-    )
+    volume = replace(VOLUME, health="refresh needed")
     assert troubles(SPEC, replace(STATE, logical_volumes=(volume,))) == ["v1: refresh needed"]
 
 

@@ -18,6 +18,7 @@ from node_agent.labels import Kind, Label, State
 from node_agent.logical_volumes import LogicalVolumes
 from node_agent.replica_storage import ReplicaStorage
 from tests.unit.test_lvm_growth import SPEC, STATE
+from tests.unit.test_lvm_growth import VOLUME as WELL
 
 MIB = 1 << 20
 VOLUME = "v" + "0" * 28
@@ -40,24 +41,15 @@ class Group:
         if any(volume.name == name for volume in self.volumes):
             raise AlreadyExists(name)
         self.volumes.append(
-            LogicalVolume(
+            replace(
+                WELL,
                 vg=vg,
                 name=name,
-                uuid="u",
                 size_bytes=size,
                 allocated_bytes=size,
                 tags=frozenset(tags),
                 kind=LvKind.LINEAR,
-                pool=None,
-                origin=None,
-                active=True,
-                open=False,
-                suspended=False,
-                read_only=False,
                 device=None,
-                data_percent=None,
-                metadata_percent=None,
-                health="",
             )
         )
         raise CommandLost("lvcreate: no answer")
