@@ -45,9 +45,12 @@ class ReplicaStorage:
         label = Label(data.label.id, Kind.METADATA, State.FILLING, record=str(size))
         self._volumes.create_thick(data.pool.name, label, metadata_bytes(size))
 
-    def is_established(self, volume_id: str) -> bool:
-        """Whether the metadata's logical volume is there, also where memory does not know it."""
-        return self._volumes.locate(Kind.METADATA, volume_id) is not None
+    def is_established(self, data: Entry) -> bool:
+        """Whether the metadata's logical volume is there, also where memory does not know it.
+
+        Only the pool of the data is looked at.
+        """
+        return self._volumes.locate(Kind.METADATA, data.label.id, data.pool.name) is not None
 
     def is_used(self, volume_id: str) -> bool:
         """Whether DRBD has written its metadata, and so may have run over the data."""

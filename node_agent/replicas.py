@@ -108,7 +108,7 @@ class Replicas:
 
     def establish(self, data: Entry) -> None:
         """Make what a replica needs beside its data, or adopt what is there. Raises NoSpace."""
-        if not self._storage.is_established(data.label.id):
+        if not self._storage.is_established(data):
             # Whatever was noted is of a former life of it here: a new record would look older.
             self._notes.remove(data.label.id)
             self._storage.establish(data)

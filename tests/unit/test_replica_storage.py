@@ -59,8 +59,8 @@ def test_metadata_whose_making_was_not_answered_is_adopted() -> None:
     volumes = LogicalVolumes({"fast": cast(Pools, Group())}, lambda spec: None)
     storage = ReplicaStorage(Runner(), DeviceMapper(Runner()), volumes)
     data = Entry(SPEC, Label(VOLUME, Kind.VOLUME, State.BLANK), 64 * MIB, thin=False)
-    assert not storage.is_established(VOLUME)
+    assert not storage.is_established(data)
     with pytest.raises(CommandLost):
         storage.establish(data)
-    assert storage.is_established(VOLUME)
+    assert storage.is_established(data)
     assert not storage.is_used(VOLUME)
