@@ -73,7 +73,8 @@ class Commands:
         Metadata that is there is kept, with its generation and bitmap, unless ``anew``. Without
         ``generation`` the replica has then seen no data, and will be synced fully. With one (16
         hexadecimal digits, an even number) it is complete and of that generation, and nothing of
-        its ``size_bytes`` differs from any other replica that begins so: the caller has made sure.
+        its ``size_bytes`` differs from any other replica that begins so: the caller has made sure,
+        and has filled the disk for the metadata with zeros, which say so.
         """
         if not anew and self._stored_generation(resource) is not None:
             return False

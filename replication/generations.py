@@ -17,8 +17,6 @@ JUST_CREATED = 4
 
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 _SECTOR = 512
-# A word of the bitmap has 64 bits, a bit stands for 4 KiB.
-_BYTES_PER_WORD = 64 * 4096
 # MDF_* of drbd_meta_data.h and linux/drbd.h, and where get-gi prints them.
 _CONSISTENT, _PRIMARY, _WAS_UP_TO_DATE, _CRASHED_PRIMARY = 1 << 0, 1 << 1, 1 << 4, 1 << 6
 _PRIMARY_WORD, _CRASHED_PRIMARY_WORD = 6, 10
@@ -59,17 +57,18 @@ def _generations(uuids: Sequence[int], *, was_primary: bool) -> Generations:
 
 
 def metadata_dump(generation: str, size_bytes: int) -> str:
-    """What ``drbdmeta restore-md`` makes metadata of, in which nothing is out of sync.
+    """What ``drbdmeta restore-md`` makes metadata of; it leaves the bitmap on the disk as it is.
 
-    The size has to be in it: DRBD takes all that a disk grew by since for out of sync. set-gi
-    writes neither. The format is that of dump-md, in its order. Raises ValueError.
+    Where that is zeros, nothing is out of sync. To write them once more would take a large volume
+    long, and costs 4 MiB of memory. The size has to be in it: DRBD takes all that a disk grew by
+    since for out of sync. set-gi writes none. The format is that of dump-md, in its order. Raises
+    ValueError.
     """
     number = int(generation, 16) if _GENERATION.fullmatch(generation) else 0
     if number <= JUST_CREATED or number % 2:
         raise ValueError(f"not a data generation: {generation!r}")
     if size_bytes <= 0 or size_bytes % _SECTOR:
         raise ValueError(f"not the size of a disk: {size_bytes}")
-    words = -(-size_bytes // _BYTES_PER_WORD)
     return f"""version "v08";
 uuid {{
     0x{number:016X}; 0x{0:016X}; 0x{0:016X}; 0x{0:016X};
@@ -82,6 +81,5 @@ la-peer-max-bio-size 0;
 al-stripes 1;
 al-stripe-size-4k 8;
 bm {{
-    {words} times 0x{0:016X};
 }}
 """

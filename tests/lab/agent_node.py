@@ -34,6 +34,7 @@ from node_agent.client import GrpcAgent
 from node_agent.interceptors import ObservedChannel
 from node_agent.rpc import node_agent_pb2 as pb_agent
 from node_agent.rpc.node_agent_pb2_grpc import NodeAgentStub
+from tests.lab.calls import remains_of
 
 if TYPE_CHECKING:
     from lab.guest_process import GuestProcess
@@ -70,6 +71,7 @@ class AgentNode:
         )
         self._process: GuestProcess | None = None
         self._threads = ThreadPoolExecutor(4)
+        self._remains = remains_of(node)
 
     def start(self) -> None:
         self.node.put(CONFIG, self._config.encode())
@@ -169,10 +171,10 @@ class AgentNode:
 
     def wipe_clean(self) -> None:
         """Take everything down and delete it; nothing may be left then."""
-        paths = self.node.sh("awk '{print $5}' /proc/self/mountinfo | grep -a /kubelet/ || true")
-        for path in reversed(paths.text.split()):
+        mounts = [line.split()[4] for line in self._remains.call()["mounts"]]
+        for path in reversed(mounts):
             self.node.run(["umount", "-l", path])
-        self.node.sh("rm -rf /run/xlss/targets/*; rm -rf --one-file-system /var/lib/kubelet")
+        self.node.sh("rm -rf --one-file-system /run/xlss/targets/* /var/lib/kubelet")
         inventory = self.agent.inventory()
         # Half-made copies first: they read the snapshots, on which thick volumes depend.
         for half_made in (volume for volume in inventory.volumes if not volume.complete):
@@ -180,8 +182,9 @@ class AgentNode:
         self.agent.delete_snapshots([snapshot.id for snapshot in inventory.snapshots])
         for volume in inventory.volumes:
             self.agent.delete_volume(volume.id)
-        left = self.node.sh("lvs --noheadings -o lv_name vg0; dmsetup ls | grep xlss- || true")
-        assert left.text.split() == ["thin"], left.text
+        left = self._remains.call()
+        assert [row[0] for row in left["logical volumes"]] == ["thin"], left
+        assert not [name for name, _ in left["devices"] if name.startswith("xlss-")], left
 
     @property
     def process(self) -> GuestProcess:

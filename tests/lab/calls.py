@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _STARTING_SECONDS = 60.0
 _CALL_SECONDS = 120.0
+_REMAINS = "/run/remains.sock"
 
 
 class Failed(Exception):
@@ -54,3 +55,10 @@ class Calls:
             assert time.monotonic() < until, self._node.get("/run/calls.log")
             time.sleep(0.1)
         self._serving = self._node.boots
+
+
+def remains_of(node: Node) -> Calls:
+    """Calls that tell what is left in this node, with the volume group vg0 on its disks."""
+    disks = [node.device(number) for number, disk in enumerate(node.disks) if disk is not None]
+    call = f"serve_remains({_REMAINS!r}, 'vg0', {disks!r})"
+    return Calls(node, f"from tests.lab.stories.remains import serve_remains; {call}", _REMAINS)

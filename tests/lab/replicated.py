@@ -42,7 +42,6 @@ SIZE = 64 * MIB
 RECORDS = 16 * MIB
 NODE = "csi.xlss.io/node"
 KUBELET = "/var/lib/kubelet"
-LEFT = "grep cs: /proc/drbd | grep -v Unconfigured || true; dmsetup ls | grep xlss- || true"
 LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 # Deadlines of the tests' patience, in seconds: nothing is measured by them.
 SERVING = 90.0
@@ -63,6 +62,14 @@ def visible(cluster: Deployment, nodes: Iterable[str], *snapshots: str) -> Itera
     finally:
         for node in nodes:
             cluster.nodes[node].sh(f"{LVM} lvchange -q -an {' '.join(names)}")
+
+
+def _left(node: Node) -> list[str]:
+    """What the kernel still has of volumes: DRBD's devices, and ours of device-mapper."""
+    replicas = node.get("/proc/drbd").decode().splitlines()
+    replicas = [line for line in replicas if " cs:" in line and "Unconfigured" not in line]
+    devices = node.run(["dmsetup", "ls"]).text.splitlines()
+    return replicas + [line for line in devices if line.startswith("xlss-")]
 
 
 class Group:
@@ -129,7 +136,7 @@ class Group:
         # A node that does not answer just then has its part removed when it does.
         deadline = time.monotonic() + SYNCING
         for name, node in cluster.nodes.items():
-            while left := node.sh(LEFT).text:
+            while left := _left(node):
                 assert time.monotonic() < deadline, (name, left)
                 time.sleep(0.2)
 

@@ -21,12 +21,11 @@ import pytest
 from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.paths import PYTHON
-from tests.lab.calls import Calls
+from tests.lab.calls import remains_of
 from tests.lab.crash_operations import NODE, OPERATIONS, STAGING, TARGET, Operation, Scene
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
-REMAINS = "/run/remains.sock"
 AGAIN_SECONDS = 60.0
 
 
@@ -109,9 +108,7 @@ def _build(lab: Lab, victim: str) -> Scene:
         cluster.controller_entry = entry
     cluster.start()
     node.run(["mkdir", "-p", STAGING, str(Path(TARGET).parent)])
-    call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
-    remains = Calls(node, f"from tests.lab.stories.remains import serve_remains; {call}", REMAINS)
-    return Scene(cluster, victim, folder, iter(range(1, 1 << 30)), remains)
+    return Scene(cluster, victim, folder, iter(range(1, 1 << 30)), remains_of(node))
 
 
 def _tear_down(lab: Lab, scene: Scene) -> None:

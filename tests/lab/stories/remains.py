@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ KUBELET = "/var/lib/kubelet"
 _COLUMNS = ("lv_name", "segtype", "lv_size", "lv_tags")
 
 
-def serve_remains(path: str, group: str, disk: str) -> None:
+def serve_remains(path: str, group: str, disks: Sequence[str]) -> None:
     """A shell of LVM of its own, in a world of its own: nothing here is the agent's memory."""
     directory = GroupDirectory(Path("/run/remains"), group, udev=False)
-    directory.write([disk])
+    directory.write(disks)
     lvm = ShellExecutor(Runner(), directory)
 
     def remains() -> dict[str, Any]:
