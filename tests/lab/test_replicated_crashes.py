@@ -30,7 +30,7 @@ from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.node import MIB
 from lab.replica_states import stored
-from tests.lab.calls import Calls
+from tests.lab.calls import remains_of
 from tests.lab.crashing import CONTROLLER, Assassin
 from tests.lab.replicated import ONE, SIZE, TWO, Service
 
@@ -43,7 +43,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(36000 if EVERY_STEP else 900 
 MORE_STEPS = 400
 # What is left of a half-made volume is removed in the background.
 LEAVING_SECONDS = 30.0
-REMAINS = "/run/remains.sock"
 KINDS: dict[str, dict[str, str]] = {
     "thin ext4": {"filesystem": "ext4"},
     "thick block": {"provision": "thick"},
@@ -262,9 +261,7 @@ class Scene:
         )
         self.assassin = Assassin(lab, self.cluster)
         self.cluster.start()
-        call = f"serve_remains({REMAINS!r}, 'vg0', '/dev/ubdb')"
-        code = f"from tests.lab.stories.remains import serve_remains; {call}"
-        self._remains = {node.name: Calls(node, code, REMAINS) for node in self._nodes}
+        self._remains = {node.name: remains_of(node) for node in self._nodes}
         self.lives = 0
 
     def close(self) -> None:
