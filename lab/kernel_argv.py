@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from lab import network
@@ -44,12 +43,6 @@ def kernel_argv(node: Node) -> list[str]:
     ]
 
 
-def on_one_processor(index: int) -> tuple[str, ...]:
-    """What to put before the command: nodes take turns over the processors of the machine.
-
-    Each system call of a process in a node is two switches between it and the node's kernel. From
-    one processor to another they take five times as long, where both have been idle.
-    """
-    processors = sorted(os.sched_getaffinity(0))
-    # Labs that run at once do not begin at the same one.
-    return ("taskset", "--cpu-list", str(processors[(os.getpid() + index) % len(processors)]))
+def on_processor(number: int) -> tuple[str, ...]:
+    """What to put before the command, so that all of the node is there: see `processors`."""
+    return ("taskset", "--cpu-list", str(number))

@@ -16,6 +16,7 @@ import pytest
 from lab.deployment import Pool
 from lab.lab import Lab
 from lab.node import MIB
+from lab.processors import Balance
 from tests.conftest import on_nodes_for_replicas
 from tests.lab.replicated import Group, Service
 
@@ -46,7 +47,9 @@ def made_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     with Lab() as lab:
+        balance = Balance(lab.nodes)
         yield lab
+        balance.stop()
 
 
 @pytest.fixture

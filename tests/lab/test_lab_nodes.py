@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab import faults, processors
 from lab.errors import BootFailed, CommandFailed, CommandTimeout, LabError, NodeDown
 from lab.node import BOOT_SECONDS
 from lab.paths import PROJECT, RUN
@@ -130,6 +131,26 @@ def test_a_long_running_process_is_watched_signalled_and_its_end_seen(node: Node
     killed = node.spawn(["sleep", "100"], log="/var/log/sleep.log")
     killed.kill()
     assert killed.poll() == -signal.SIGKILL
+
+
+def test_a_node_is_moved_to_a_processor_with_all_that_runs_in_it(node: Node) -> None:
+    before = node.spawn(["sleep", "1000"], log="/run/sleep.log")
+    assert node.pid is not None
+    kernel = faults.kernel_pid(node.pid)
+
+    def all_are_on(processor: int) -> bool:
+        processors.move(kernel, processor)  # what balances all labs may move it as well
+        after = node.spawn(["sleep", "1000"], log="/run/sleep.log")
+        places: list[set[int]] = []
+        for task in processors.tasks(kernel):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                places.append(os.sched_getaffinity(task))
+        after.kill()
+        return len(places) > 2 and all(place == {processor} for place in places)
+
+    for processor in os.sched_getaffinity(0):
+        wait_until(lambda processor=processor: all_are_on(processor))
+    before.kill()
 
 
 def test_nodes_reach_a_process_on_the_host(lab: Lab, node: Node) -> None:
