@@ -42,17 +42,21 @@ class DrbdState(NamedTuple):
         return (self.connection, self.disk, self.peer_disk) == ("Connected", "UpToDate", "UpToDate")
 
 
-def drbd_state(node: Node, minor: int) -> DrbdState | None:
-    """None where the kernel has no such device."""
+def proc_drbd(node: Node) -> str:
+    """What DRBD says of all devices; "" where the module is not loaded."""
     try:
-        text = node.get("/proc/drbd").decode()
+        return node.get("/proc/drbd").decode()
     except LabError as error:
         if "No such file" not in str(error):
             raise
-        return None  # the module is not loaded
+        return ""
+
+
+def drbd_state(node: Node, minor: int) -> DrbdState | None:
+    """None where the kernel has no such device."""
     # Behind the disks is the protocol's letter, or a second space.
     line = rf"^ *{minor}: cs:(\S+) ro:(\S+)/(\S+) ds:(\S+)/(\S+) . (\S+)"
-    found = re.search(line, text, re.MULTILINE)
+    found = re.search(line, proc_drbd(node), re.MULTILINE)
     return DrbdState(*found.groups()) if found else None
 
 

@@ -61,6 +61,10 @@ python_environment() {
     locked=$(state_of requirements.lock)
     project=$(state_of requirements.lock pyproject.toml)
     if [[ "$(cat .venv/.locked 2>/dev/null)" != "$locked" ]]; then
+        if [[ -L .venv ]]; then
+            say ".venv is a link: remove it first, or all that is behind it would be replaced"
+            return 1
+        fi
         say "installing the virtual environment"
         "$PYTHON" -m venv --clear .venv
         # Bytecode is written now: in a lab node, compiling is slow, and lost at power-off.

@@ -10,7 +10,8 @@ from lab.records import differing, hashes
 from lab.replica_states import stored, stored_snapshot, stored_volume
 from tests.chaos_schedule import NODES
 from tests.chaos_service import Workload
-from tests.lab.replicated import LVM, visible
+from tests.lab.replica_group import visible
+from tests.lab.replicated import LVM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

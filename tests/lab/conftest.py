@@ -18,7 +18,9 @@ from lab.lab import Lab
 from lab.node import MIB
 from lab.processors import Balance
 from tests.conftest import on_nodes_for_replicas
-from tests.lab.replicated import Group, Service
+from tests.lab.pool_stories import BLANK_AGAIN
+from tests.lab.replica_group import Group
+from tests.lab.replicated import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +74,18 @@ def make_module_nodes(lab: Lab) -> Iterator[Callable[..., list[Node]]]:
 @pytest.fixture(scope="module")
 def make_module_node(make_module_nodes: Callable[..., list[Node]]) -> Callable[..., Node]:
     return lambda **options: make_module_nodes(1, **options)[0]
+
+
+@pytest.fixture(scope="module")
+def node_with_two_disks(make_module_node: Callable[..., Node]) -> Node:
+    return make_module_node(disks=(160 * MIB, 160 * MIB))
+
+
+@pytest.fixture
+def blank_node(node_with_two_disks: Node) -> Iterator[Node]:
+    """Two blank disks, blank again for the next test whatever this one leaves behind."""
+    yield node_with_two_disks
+    node_with_two_disks.sh(BLANK_AGAIN)
 
 
 class Kept:

@@ -16,15 +16,15 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
 from lab.csi_client import block, mount
-from lab.deployment import Deployment, Pool
+from lab.deployment import Deployment
 from lab.errors import LabError
 from lab.node import MIB
 from lab.records import Records, differing, hashes
@@ -32,7 +32,6 @@ from lab.replica_states import drbd_state, membership, stored_volume
 
 if TYPE_CHECKING:
     from cluster.membership import Membership
-    from lab.lab import Lab
     from lab.node import Node
     from lab.records import Writer
     from lab.replica_states import DrbdState
@@ -49,103 +48,6 @@ SYNCING = 120.0
 # Slow enough that a ring holds what is written in a while, and the machine has room for the rest.
 INTERVAL = 0.02
 NO_MINOR = -1  # of a volume without DRBD
-
-
-@contextmanager
-def visible(cluster: Deployment, nodes: Iterable[str], *snapshots: str) -> Iterator[list[str]]:
-    """The devices of thin volumes' snapshots, at the same paths on these nodes."""
-    names = [f"vg0/snap-{one}" for one in snapshots]
-    try:
-        for node in nodes:
-            cluster.nodes[node].sh(f"{LVM} lvchange -q -ay -K {' '.join(names)}")
-        yield [f"/dev/{name}" for name in names]
-    finally:
-        for node in nodes:
-            cluster.nodes[node].sh(f"{LVM} lvchange -q -an {' '.join(names)}")
-
-
-def _left(node: Node) -> list[str]:
-    """What the kernel still has of volumes: DRBD's devices, and ours of device-mapper."""
-    replicas = node.get("/proc/drbd").decode().splitlines()
-    replicas = [line for line in replicas if " cs:" in line and "Unconfigured" not in line]
-    devices = node.run(["dmsetup", "ls"]).text.splitlines()
-    return replicas + [line for line in devices if line.startswith("xlss-")]
-
-
-class Group:
-    """Three nodes that the tests of a file share; `service` gives them back as they were."""
-
-    def __init__(
-        self,
-        lab: Lab,
-        pools: tuple[Pool, ...],
-        disks: tuple[int, ...],
-        agent: Mapping[str, object],
-    ) -> None:
-        self._lab = lab
-        self._agent = agent
-        self._pools = pools
-        self._disks = disks
-        self._nodes: list[Node] = []
-        self._generation = 0
-        self.cluster = self._build()
-
-    def _build(self) -> Deployment:
-        self._nodes = self._lab.add_nodes((ONE, TWO, OTHER), disks=self._disks, memory=384 * MIB)
-        for node in self._nodes:
-            for pool in self._pools:
-                for device in pool.devices:
-                    if "/faulty-" in device:
-                        node.faulty_disk(f"/dev/{device.rpartition('-')[2]}")
-        self._generation += 1
-        name = f"replicated-{self._generation}"
-        cluster = Deployment(
-            self._lab,
-            self._nodes,
-            pools=self._pools,
-            agent=self._agent,
-            replication=True,
-            name=name,
-        )
-        cluster.start()
-        return cluster
-
-    @contextmanager
-    def service(self, **options: Any) -> Iterator[Service]:
-        """Afterwards everything runs, and nothing is left of it; new nodes where that fails."""
-        try:
-            service = Service(self.cluster, **options)
-            yield service
-            self._heal(service)
-        except BaseException:
-            self.close()
-            self.cluster = self._build()
-            raise
-
-    def _heal(self, service: Service) -> None:
-        cluster = self.cluster
-        self._lab.heal()
-        if cluster.controller_ended():
-            cluster.start_controller()
-        for name, node in cluster.nodes.items():
-            if not node.running:
-                cluster.reboot(name)
-            elif not cluster.agent(name).alive:
-                cluster.start_agent(name)
-        service.delete()
-        # A node that does not answer just then has its part removed when it does.
-        deadline = time.monotonic() + SYNCING
-        for name, node in cluster.nodes.items():
-            while left := _left(node):
-                assert time.monotonic() < deadline, (name, left)
-                time.sleep(0.2)
-
-    def close(self) -> None:
-        for node in self._nodes:
-            node.kill()
-        self.cluster.close()
-        for node in self._nodes:
-            self._lab.remove_node(node)
 
 
 class Service:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lab.records import Writer
-    from tests.lab.replicated import Group, Service
+    from tests.lab.replica_group import Group
+    from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 # For tests whose writer waits for nothing but changes of replicas, and what is done to these.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lab.node import Node
     from lab.records import Writer
-    from tests.lab.replicated import Group
+    from tests.lab.replica_group import Group
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

@@ -14,7 +14,8 @@ from tests.lab.held_wipes import wipes_held
 from tests.lab.replicated import LVM, ONE, SERVING, SIZE, TWO
 
 if TYPE_CHECKING:
-    from tests.lab.replicated import Group, Service
+    from tests.lab.replica_group import Group
+    from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

@@ -18,7 +18,8 @@ from lab.node import MIB
 from lab.record_verdict import judge as verdict_of
 from lab.records import all_hashes, differing
 from lab.replica_states import stored, stored_volume
-from tests.lab.replicated import KUBELET, LVM, NODE, ONE, OTHER, SIZE, TWO, Group, Service, visible
+from tests.lab.replica_group import Group, visible
+from tests.lab.replicated import KUBELET, LVM, NODE, ONE, OTHER, SIZE, TWO, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ from tests.lab.replicated import KUBELET, ONE, SIZE, TWO
 
 if TYPE_CHECKING:
     from lab.node import Node
-    from tests.lab.replicated import Group, Service
+    from tests.lab.replica_group import Group
+    from tests.lab.replicated import Service
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
