@@ -64,8 +64,10 @@ class Balance:
 
     def _run(self) -> None:
         before = self._look()
-        # Labs that run at once do not look at the same moments, to move the same way.
-        while not self._stopped.wait(_SECONDS * random.uniform(0.6, 1.4)):
+        # Labs that run at once do not look at the same moments, to move the same way. The module's
+        # own numbers are those of the tests.
+        chance = random.Random()
+        while not self._stopped.wait(_SECONDS * chance.uniform(0.6, 1.4)):
             now = self._look()
             with contextlib.suppress(OSError):  # a node that ends just then
                 places = {kernel: os.sched_getaffinity(kernel) for kernel in now.kernels}
