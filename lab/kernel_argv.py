@@ -41,8 +41,3 @@ def kernel_argv(node: Node) -> list[str]:
         "-IS",
         str(PROJECT / "lab" / "guest_init.py"),
     ]
-
-
-def on_processor(number: int) -> tuple[str, ...]:
-    """What to put before the command, so that all of the node is there: see `processors`."""
-    return ("taskset", "--cpu-list", str(number))

@@ -18,7 +18,7 @@ from lab.client import Client
 from lab.errors import BootFailed, CommandFailed, LabError, NodeDown
 from lab.faulty_disk import FaultyDisk
 from lab.guest_process import GuestProcess
-from lab.kernel_argv import kernel_argv, on_processor
+from lab.kernel_argv import kernel_argv
 from lab.paths import PROJECT, RUN
 from lab.sandbox import start_process
 
@@ -158,7 +158,7 @@ class Node:
         with self.console_path.open("ab") as console:
             self._console_from = console.tell()
             self._process = start_process(
-                [*PID_NAMESPACE, *on_processor(processors.first(self.index)), *kernel_argv(self)],
+                [*PID_NAMESPACE, *processors.on_one(self.index), *kernel_argv(self)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

@@ -31,11 +31,11 @@ _LEAST, _MOST = 0.1, 0.8
 _OF_ITS_KERNEL = 2.0
 
 
-def first(index: int) -> int:
-    """The processor of a new node: they take turns."""
+def on_one(index: int) -> tuple[str, ...]:
+    """What to put before the command of a new node, so that all of it is there: they take turns."""
     processors = sorted(os.sched_getaffinity(0))
     # Labs that run at once do not begin at the same one.
-    return processors[(os.getpid() + index) % len(processors)]
+    return ("taskset", "--cpu-list", str(processors[(os.getpid() + index) % len(processors)]))
 
 
 class Look(NamedTuple):

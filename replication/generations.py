@@ -59,10 +59,9 @@ def _generations(uuids: Sequence[int], *, was_primary: bool) -> Generations:
 def metadata_dump(generation: str, size_bytes: int) -> str:
     """What ``drbdmeta restore-md`` makes metadata of; it leaves the bitmap on the disk as it is.
 
-    Where that is zeros, nothing is out of sync. To write them once more would take a large volume
-    long, and costs 4 MiB of memory. The size has to be in it: DRBD takes all that a disk grew by
-    since for out of sync. set-gi writes none. The format is that of dump-md, in its order. Raises
-    ValueError.
+    Where that is zeros, nothing is out of sync; drbdmeta takes long to write any. The size has to
+    be in it: DRBD takes all that a disk grew by since for out of sync. set-gi writes none. The
+    format is that of dump-md, in its order. Raises ValueError.
     """
     number = int(generation, 16) if _GENERATION.fullmatch(generation) else 0
     if number <= JUST_CREATED or number % 2:

@@ -31,13 +31,12 @@ class Group:
         self._agent = agent
         self._pools = pools
         self._disks = disks
-        self._nodes: list[Node] = []
         self._generation = 0
         self.cluster = self._build()
 
     def _build(self) -> Deployment:
-        self._nodes = self._lab.add_nodes((ONE, TWO, OTHER), disks=self._disks, memory=384 * MIB)
-        for node in self._nodes:
+        nodes = self._lab.add_nodes((ONE, TWO, OTHER), disks=self._disks, memory=384 * MIB)
+        for node in nodes:
             for pool in self._pools:
                 for device in pool.devices:
                     if "/faulty-" in device:
@@ -46,7 +45,7 @@ class Group:
         name = f"replicated-{self._generation}"
         cluster = Deployment(
             self._lab,
-            self._nodes,
+            nodes,
             pools=self._pools,
             agent=self._agent,
             replication=True,
@@ -86,11 +85,7 @@ class Group:
                 time.sleep(0.2)
 
     def close(self) -> None:
-        for node in self._nodes:
-            node.kill()
-        self.cluster.close()
-        for node in self._nodes:
-            self._lab.remove_node(node)
+        self.cluster.remove()
 
 
 def _left(node: Node) -> list[str]:

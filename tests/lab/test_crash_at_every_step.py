@@ -74,12 +74,12 @@ def _run(scene: Scene, operation: Operation, step: int, when: str) -> tuple[Any,
 
 
 @pytest.fixture(scope="module")
-def scenes(lab: Lab) -> Iterator[dict[str, Scene]]:
+def scenes() -> Iterator[dict[str, Scene]]:
     """The cluster of each victim, as long as it is sound."""
     scenes: dict[str, Scene] = {}
     yield scenes
     for scene in scenes.values():
-        _tear_down(lab, scene)
+        scene.cluster.remove()
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ def scene(request: pytest.FixtureRequest, lab: Lab, scenes: dict[str, Scene]) ->
     victim: str = request.param
     if victim not in scenes:
         while scenes:  # the other victim's: its turn is over, and nodes have the same name
-            _tear_down(lab, scenes.popitem()[1])
+            scenes.popitem()[1].cluster.remove()
         scenes[victim] = _build(lab, victim)
     scene = scenes[victim]
     empty = scene.picture()
     yield scene
     if scene.picture() != empty:
-        _tear_down(lab, scenes.pop(victim))
+        scenes.pop(victim).cluster.remove()
 
 
 def _build(lab: Lab, victim: str) -> Scene:
@@ -109,11 +109,6 @@ def _build(lab: Lab, victim: str) -> Scene:
     cluster.start()
     node.run(["mkdir", "-p", STAGING, str(Path(TARGET).parent)])
     return Scene(cluster, victim, folder, iter(range(1, 1 << 30)), remains_of(node))
-
-
-def _tear_down(lab: Lab, scene: Scene) -> None:
-    scene.cluster.close()
-    lab.remove_node(scene.node)
 
 
 CASES = [

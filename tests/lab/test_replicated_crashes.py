@@ -246,13 +246,12 @@ class Scene:
     """Two nodes and a controller, all of whose steps can be counted."""
 
     def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self._nodes = lab.add_nodes((ONE, TWO), disks=(1024 * MIB,), memory=384 * MIB)
+        nodes = lab.add_nodes((ONE, TWO), disks=(1024 * MIB,), memory=384 * MIB)
         # Thick replicas grow in what the thin pool leaves.
         pools = (Pool(settings={"thin_size": "50%"}),)
         self.cluster = Deployment(
             lab,
-            self._nodes,
+            nodes,
             pools=pools,
             # What a deletion leaves on a node that did not answer, this removes.
             controller={"reconcile_seconds": 2.0},
@@ -261,15 +260,11 @@ class Scene:
         )
         self.assassin = Assassin(lab, self.cluster)
         self.cluster.start()
-        self._remains = {node.name: remains_of(node) for node in self._nodes}
+        self._remains = {node.name: remains_of(node) for node in nodes}
         self.lives = 0
 
     def close(self) -> None:
-        for node in self._nodes:
-            node.kill()
-        self.cluster.close()
-        for node in self._nodes:
-            self._lab.remove_node(node)
+        self.cluster.remove()
 
     def left(self) -> dict[str, Any]:
         """Everything that a life could leave behind."""
