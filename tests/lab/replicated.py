@@ -27,6 +27,7 @@ from lab.csi_client import block, mount
 from lab.deployment import Deployment
 from lab.errors import LabError
 from lab.node import MIB
+from lab.record_writer import WINDOW
 from lab.records import Records, differing, hashes
 from lab.replica_states import drbd_state, membership, stored_volume
 
@@ -313,9 +314,12 @@ class Service:
         self.until(f"the only member is {name}", lambda: self.record.members == (name,))
 
     def holds_still(self, writer: Writer, seconds: float = 2.0) -> None:
-        last = writer.last
-        time.sleep(seconds)
-        assert writer.last == last, self.state()
+        """Nothing that it writes from now on ends; what ended before may still be on its way."""
+        before, last = writer.last, -1
+        while writer.last != last:
+            last = writer.last
+            assert last <= before + WINDOW, f"{last - before} more: {self.state()}"
+            time.sleep(seconds)
 
     def holds_on(self, writer: Writer, seconds: float = 6.0) -> None:
         """It goes on for as long as it takes to notice that somebody is silent, and act on it."""
