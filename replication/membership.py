@@ -148,21 +148,26 @@ def _go_on_alone(now: Situation) -> Action:
 def _stop_serving(now: Situation) -> Action:
     """A primary that may be none: its users go first, so that nobody hears of a write (rule 10).
 
-    A frozen one that is still in the set keeps its disk: either the peer takes it out, or comes
-    back, or the volume is published here again.
+    A frozen one that is still in the set keeps its disk. While its peer is in the set as well, that
+    one takes it out, or comes back, or the volume is published here again. The only member goes
+    on: what is pending reaches the one disk that counts, and nobody hears of it.
     """
     view = now.view
+    alone = view.connection is Connection.STANDALONE
     in_set = view.node in now.record.members
     if view.users is Users.STUCK:
         return Action(Do.REPORT_REBOOT, "its processes cannot be killed: the node needs a reboot")
     if view.users is not Users.NONE:
         return Action(Do.KILL_USERS, "the volume is not this node's any more")
     if view.suspended and view.disk is not Disk.DISKLESS:
-        if in_set and view.connection is Connection.STANDALONE and now.peer_in_set:
+        if not in_set:
+            return Action(Do.DETACH, "what is pending must not reach the disk")
+        if now.peer_in_set and alone:
             return Action(Do.CONNECT, "frozen and to be demoted: the peer may still be there")
-        if in_set:
+        if now.peer_in_set:
             return Action(Do.WAIT, "frozen and to be demoted: waiting for the other node")
-        return Action(Do.DETACH, "what is pending must not reach the disk")
+        if not alone:
+            return Action(Do.FORCE_DISCONNECT, "the peer comes back as a target, once it is read")
     if view.suspended or view.face_suspended:
         return _resume(now)
     if view.disk is Disk.DISKLESS:
@@ -173,7 +178,8 @@ def _stop_serving(now: Situation) -> Action:
 def _resume(now: Situation) -> Action:
     """The one place that lets a frozen device go on (rule 6)."""
     view = now.view
-    nobody_hears = view.users is Users.NONE and view.disk is Disk.DISKLESS
+    harmless = view.disk is Disk.DISKLESS or now.record.members == (view.node,)
+    nobody_hears = view.users is Users.NONE and harmless
     if view.suspended and (_may_alone(now) or nobody_hears):
         return Action(Do.RESUME_IO, "permitted to serve alone" if not nobody_hears else "unused")
     if view.suspended:
@@ -244,11 +250,21 @@ def _set_up(now: Situation) -> Action:
         return _take_disk(now)
     if now.notes.disk_failed:
         if view.node not in now.record.members:
-            return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
+            return _fill_anew(now)
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "the disk had failed")
         return _for_a_person("the disk of the last replica had failed")
     return Action(Do.ATTACH, "set up, not connected yet")
+
+
+def _fill_anew(now: Situation) -> Action:
+    """Its disk had failed, and still it may be the last copy: until the member is seen whole."""
+    known = now.peer if _peer_has_read(now) else None
+    if known is None:
+        return Action(Do.WAIT, "its disk had failed: the other node has to say that it is complete")
+    if known.view.disk in WHOLE and now.record.trusts(known.view.node, known.view.boot_id):
+        return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
+    return _for_a_person("its disk had failed, and the other replica is not complete")
 
 
 def _in_the_set(now: Situation) -> Action:
@@ -349,7 +365,7 @@ def _outside(now: Situation) -> Action:
         return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
     if now.notes.disk_failed:
         if view.disk is not Disk.INCONSISTENT:
-            return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
+            return _fill_anew(now)
         return Action(Do.NOTE, "the disk is filled anew", Notes(now.notes.record, False))
     if view.disk in WHOLE:
         return Action(Do.OUTDATE, "out of the set: it may lack what was written since")

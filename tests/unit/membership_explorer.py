@@ -6,9 +6,10 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from replication import arbiter_rules
-from replication.record import Disk
+from replication.record import Disk, Role
 from tests.unit import membership_model as model
 from tests.unit.membership_model import World
 
@@ -85,24 +86,46 @@ def walk(start: World, seed: int, steps: int) -> Found | None:
 
 
 def healed(world: World) -> str:
-    """Heal all faults and let everything go on fairly: what is wrong then, or nothing."""
+    """Heal all faults and let everything go on fairly: what is wrong then, or nothing.
+
+    Once with somebody who publishes the volume, when it has to serve; once without, when it has to
+    come to rest with two complete replicas, so that it can be published on either; and with each
+    node dead for good, when the other one has to serve if it is in the set.
+    """
     world = world._replace(link=True, arbiter=(True, True), go_alone=False)
     world = world._replace(budget=world.budget._replace(writes=0, faults=0, pauses=0, crashes=0))
-    for index, node in enumerate(world.nodes):
-        boot = node.boot if node.up else node.boot + 1
-        world = model.put(world, index, up=True, broken=False, boot=boot)
-        if not any(asked[:2] == (index, node.waiting) for asked in world.asks):
-            world = model.put(world, index, waiting=None)  # by its deadline
+    one, other = (_mended(world, index) for index in (0, 1))
+    whole = _mended(one, 1)
+    wrong = _outcome(whole, _publish_somewhere, _serves) or _outcome(whole, _unpublish, _rests)
+    for index, living in ((0, one), (1, other)):
+        if not wrong and model.may_lose_power(living.nodes[1 - index]):
+            dead = model.power_off(living, 1 - index)
+            wrong = _outcome(dead, partial(_fail_over, to=index), partial(_survives, index=index))
+    return wrong
+
+
+def _mended(world: World, index: int) -> World:
+    node = world.nodes[index]
+    boot = node.boot if node.up else node.boot + 1
+    world = model.put(world, index, up=True, broken=False, boot=boot)
+    if not any(asked[:2] == (index, node.waiting) for asked in world.asks):
+        world = model.put(world, index, waiting=None)  # by its deadline
+    return world
+
+
+def _outcome(
+    world: World, decide: Callable[[World], World], reached: Callable[[World], bool]
+) -> str:
     for _ in range(60):
         before = world
-        world = _publish_somewhere(_round(world))
+        world = decide(_round(world))
         if wrong := model.violation(world):
             return f"when healed: {wrong}"
-        if _serves(world):
+        if reached(world):
             return ""
         if world == before:
             break
-    reasons = [model.decide(world, index).reason for index in (0, 1)]
+    reasons = [model.decide(world, index).reason for index in (0, 1) if world.nodes[index].up]
     if any("person" in reason for reason in reasons):
         return ""
     return f"stuck when healed: {reasons}, {world}"
@@ -133,6 +156,29 @@ def _publish_somewhere(world: World) -> World:
     return world
 
 
+def _unpublish(world: World) -> World:
+    record = world.held.record
+    if not record.primary:
+        return world
+    return model.write(world, arbiter_rules.unpublish(record, record.primary))
+
+
+def _fail_over(world: World, to: int) -> World:
+    """The other node is dead for good, and a controller knows it."""
+    if model.rolled_back(world):
+        return world
+    record = world.held.record
+    if record.primary != model.NAMES[to]:
+        world = model.write(world, arbiter_rules.fail_over(record, model.NAMES[to]))
+    return world._replace(go_alone=True)
+
+
+def _survives(world: World, index: int) -> bool:
+    node, record = world.nodes[index], world.held.record
+    complete = model.NAMES[index] in record.members and not node.notes.disk_failed
+    return model.can_write(world, index) or not complete or model.rolled_back(world)
+
+
 def _serves(world: World) -> bool:
     whole = len(world.held.record.members) == 2
     for index, node in enumerate(world.nodes):
@@ -140,3 +186,8 @@ def _serves(world: World) -> bool:
         if model.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
             return True
     return False
+
+
+def _rests(world: World) -> bool:
+    idle = all(node.role is Role.SECONDARY and not node.frozen for node in world.nodes)
+    return idle and len(world.held.record.members) == 2

@@ -626,13 +626,19 @@ def _reach(world: World, index: int, reached: bool) -> World:
     return world._replace(arbiter=pair)
 
 
+def may_lose_power(node: Node) -> bool:
+    """Whether that is not a second failure at the same time (the window of rule 11).
+
+    DRBD 8.4 goes on without its disk, until the agent of that primary has noted that.
+    """
+    unnoted = node.disk is Disk.DISKLESS and not node.notes.disk_failed
+    return not (unnoted and node.role is Role.PRIMARY)
+
+
 def _new_faults(world: World) -> Iterator[tuple[str, World]]:
     for index, name in enumerate(NAMES):
         node = world.nodes[index]
-        # DRBD 8.4 goes on without its disk; until the agent has noted that, the loss of power of
-        # that primary is a second failure at the same time (the window of rule 11).
-        unnoted = node.disk is Disk.DISKLESS and not node.notes.disk_failed
-        if node.up and not (unnoted and node.role is Role.PRIMARY):
+        if node.up and may_lose_power(node):
             yield f"{name} power off", power_off(world, index)
         if node.up and not node.broken:
             yield f"{name} disk fails", disk_fails(world, index)
@@ -675,6 +681,8 @@ def violation(world: World) -> str:
         source = node if node.disk is not Disk.DISKLESS else world.nodes[1 - index]
         if world.acknowledged & ~source.data:
             return f"{NAMES[index]} serves without what was acknowledged"
+    if not any(has_all(world, index) for index in (0, 1)):
+        return "what was acknowledged is on no complete disk"
     record = world.held.record
     newest = max(node.notes.epoch for node in world.nodes)
     if record.quarantine or newest > record.epoch:
@@ -691,6 +699,12 @@ def acknowledges(world: World, index: int) -> bool:
     if node.role is not Role.PRIMARY or not node.users or node.frozen or not node.up:
         return False
     return reached(world, index) and (node.connection not in CONNECTED or world.session)
+
+
+def has_all(world: World, index: int) -> bool:
+    """Whether its disk holds the volume, be it for a person to choose it once it is repaired."""
+    node = world.nodes[index]
+    return node.meta is not Disk.INCONSISTENT and not world.acknowledged & ~node.data
 
 
 def promotable(world: World, index: int) -> bool:

@@ -262,6 +262,18 @@ def test_a_fenced_primary_loses_its_users_before_its_io_goes_on() -> None:
     assert does(frozen(users=Users.NONE, disk=Disk.DISKLESS), fenced).do is Do.RESUME_IO
 
 
+def test_the_only_member_goes_on_once_nobody_hears_of_it() -> None:
+    """Or it would wait for the other node, which waits for it."""
+    unpublished = replace(ONLY_A, primary="")
+    assert does(frozen(), unpublished).do is Do.KILL_USERS
+    idle = frozen(users=Users.NONE)
+    calling = replace(idle, connection=Connection.CONNECTING)
+    assert does(calling, unpublished).do is Do.FORCE_DISCONNECT
+    assert does(idle, unpublished).do is Do.RESUME_IO
+    assert does(calling, replace(BOTH, primary="")).do is Do.WAIT
+    assert does(idle, replace(BOTH, primary="")).do is Do.CONNECT
+
+
 def test_a_failed_disk_of_the_peer_holds_writes_back_first() -> None:
     seen = view(role=Role.PRIMARY, peer_disk=Disk.DISKLESS, users=Users.ALIVE)
     assert does(seen).do is Do.SUSPEND_FACE
@@ -273,7 +285,23 @@ def test_a_failed_disk_is_noted_then_leaves() -> None:
     noted = does(seen)
     assert noted.notes is not None and noted.notes.disk_failed
     assert does(seen, notes=noted.notes).do is Do.ASK_LEAVE
-    assert does(seen, ONLY_A, notes=Notes(ONLY_A, True)).do is Do.INVALIDATE
+    whole = states(view("a", peer_disk=Disk.DISKLESS))
+    assert does(seen, ONLY_A, notes=Notes(ONLY_A, True), peer=whole).do is Do.INVALIDATE
+
+
+@pytest.mark.parametrize("disk", [Disk.DISKLESS, Disk.ABSENT])
+def test_a_failed_disk_is_filled_anew_only_from_a_complete_one(disk: Disk) -> None:
+    """It may hold the last copy, where the other one was being filled from it."""
+    seen, failed = view("b", disk=disk, connection=CUT), Notes(ONLY_A, True)
+    for told in (None, states(view("a"), revision=8), states(frozen(users=Users.NONE))):
+        waiting = does(seen, ONLY_A, notes=failed, peer=told)
+        assert (waiting.do, waiting.person) == (Do.WAIT, False)
+    half = states(view("a", disk=Disk.INCONSISTENT))
+    left = replace(ONLY_A, active="b")
+    rebooted = states(view("a", boot_id="2"))
+    for record, told in ((ONLY_A, half), (left, rebooted)):
+        assert does(seen, record, notes=failed, peer=told).person
+    assert does(seen, left, notes=failed, peer=states(view("a"))).do is Do.INVALIDATE
 
 
 def test_a_survivor_is_promoted_by_a_grant() -> None:
