@@ -33,8 +33,8 @@ from replication.record import Connection, Disk, Role, Statement, View
 _log = logging.getLogger(__name__)
 
 _FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
-_ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.REPORT)
-_PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED)
+_ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
+_PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_FILL)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
 _TURN_SECONDS = 30.0
@@ -378,7 +378,7 @@ class MembershipLoop:
         if not answer.granted:
             raise Unavailable(answer.reason)
         if what in _PERMITS:
-            memory.yes = Yes(answer.held.record.epoch, alone=what is Do.ASK_ALONE)
+            memory.yes = Yes(answer.held.record.epoch, what)
 
     def _decide(self, volume_id: str, memory: _Memory, decision: Decision) -> None:
         old = memory.decision

@@ -32,6 +32,7 @@ _RULES: dict[Do, Callable[[Held, Statement], arbiter_rules.Answer]] = {
     Do.ASK_ALONE: arbiter_rules.serve_alone,
     Do.ASK_CONNECTED: arbiter_rules.serve_connected,
     Do.ASK_LEAVE: arbiter_rules.leave,
+    Do.ASK_FILL: arbiter_rules.fill_anew,
     Do.ASK_CONFIRM: arbiter_rules.confirm,
 }
 QUESTIONS = frozenset((*_RULES, Do.REPORT))

@@ -21,6 +21,7 @@ class Do(StrEnum):
     ASK_ALONE = "ask-alone"  # flush the disk's cache, then arbiter_rules.serve_alone
     ASK_CONNECTED = "ask-connected"  # flush the disk's cache, then arbiter_rules.serve_connected
     ASK_LEAVE = "ask-leave"  # arbiter_rules.leave
+    ASK_FILL = "ask-fill"  # arbiter_rules.fill_anew
     ASK_CONFIRM = "ask-confirm"  # flush the disk's cache, then arbiter_rules.confirm
     REPORT = "report"  # arbiter_rules.report, with the record of the notes
     ATTACH = "attach"  # set the resource up without connecting it
@@ -56,7 +57,7 @@ class Yes:
     """A permission that the agent's loop remembers: that of the record's present epoch."""
 
     epoch: int
-    alone: bool
+    asked: Do
 
 
 @dataclass(frozen=True)

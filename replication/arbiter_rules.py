@@ -83,6 +83,20 @@ def leave(held: Held, asked: Statement) -> Answer:
     return _change(record, f"{node} is out of the set", **_members(record, record.others(node)))
 
 
+def fill_anew(held: Held, asked: Statement) -> Answer:
+    """A replica outside the set is to be filled anew, which ends what is on it.
+
+    The epoch rises, so that the member reads the record once more and says how complete it is.
+    """
+    record, node = held.record, asked.view.node
+    refusal = _refusal(held, asked)
+    if not refusal and node in record.members:
+        refusal = f"{node} is in the set: what is on it is the volume"
+    if refusal:
+        return _refuse(record, refusal)
+    return _change(record, f"{node} is to be filled anew")
+
+
 def confirm(held: Held, asked: Statement) -> Answer:
     """The only member, left over by ``leave``, says that its disk has written out its cache.
 

@@ -189,7 +189,7 @@ def _resume(now: Situation) -> Action:
 
 def _may_alone(now: Situation) -> bool:
     return (
-        now.yes == Yes(now.record.epoch, alone=True)
+        now.yes == Yes(now.record.epoch, Do.ASK_ALONE)
         and now.view.connection is Connection.STANDALONE
         and now.notes.epoch == now.record.epoch
     )
@@ -250,21 +250,27 @@ def _set_up(now: Situation) -> Action:
         return _take_disk(now)
     if now.notes.disk_failed:
         if view.node not in now.record.members:
-            return _fill_anew(now)
+            return _fill_anew(now, "the disk had failed")
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "the disk had failed")
         return _for_a_person("the disk of the last replica had failed")
     return Action(Do.ATTACH, "set up, not connected yet")
 
 
-def _fill_anew(now: Situation) -> Action:
-    """Its disk had failed, and still it may be the last copy: until the member is seen whole."""
+def _fill_anew(now: Situation, why: str) -> Action:
+    """Whatever befell this replica, it may be the last copy until the member says that it is whole.
+
+    What that one said before may be true no more: a disk that fails is written on through the peer.
+    So it is asked to read a new record first, and to say it again.
+    """
     known = now.peer if _peer_has_read(now) else None
     if known is None:
-        return Action(Do.WAIT, "its disk had failed: the other node has to say that it is complete")
-    if known.view.disk in WHOLE and now.record.trusts(known.view.node, known.view.boot_id):
-        return Action(Do.INVALIDATE, "the disk had failed: it is filled anew")
-    return _for_a_person("its disk had failed, and the other replica is not complete")
+        return Action(Do.WAIT, f"{why}: the other node has to say that it is complete")
+    if known.view.disk not in WHOLE or not now.record.trusts(known.view.node, known.view.boot_id):
+        return _for_a_person(f"{why}, and the other replica is not complete")
+    if now.yes != Yes(now.record.epoch, Do.ASK_FILL):
+        return Action(Do.ASK_FILL, f"{why}: to be filled anew")
+    return Action(Do.INVALIDATE, f"{why}: it is filled anew")
 
 
 def _in_the_set(now: Situation) -> Action:
@@ -336,7 +342,7 @@ def _promote_connected(now: Situation) -> Action:
         return Action(Do.WAIT, "the other node is still primary: it has to be demoted")
     if view.disk is not Disk.UP_TO_DATE:
         return Action(Do.WAIT, f"its disk is {view.disk}: it has to resync")
-    if now.yes == Yes(now.record.epoch, alone=False):
+    if now.yes == Yes(now.record.epoch, Do.ASK_CONNECTED):
         return Action(Do.PROMOTE, "permitted, connected")
     return Action(Do.ASK_CONNECTED, "published here")
 
@@ -365,7 +371,7 @@ def _outside(now: Situation) -> Action:
         return Action(Do.WAIT, f"coming back: {view.connection}, {view.disk}")
     if now.notes.disk_failed:
         if view.disk is not Disk.INCONSISTENT:
-            return _fill_anew(now)
+            return _fill_anew(now, "the disk had failed")
         return Action(Do.NOTE, "the disk is filled anew", Notes(now.notes.record, False))
     if view.disk in WHOLE:
         return Action(Do.OUTDATE, "out of the set: it may lack what was written since")
@@ -375,7 +381,7 @@ def _outside(now: Situation) -> Action:
     if view.disk is not Disk.INCONSISTENT and view.generations.current == peer.current:
         return Action(Do.WAIT, "out of the set: the complete replica begins a new generation first")
     if view.disk is not Disk.INCONSISTENT and not surely_target(view.generations, peer):
-        return Action(Do.INVALIDATE, "it might become the source: it is filled anew instead")
+        return _fill_anew(now, "it might become the source")
     if view.connection is Connection.STANDALONE:
         return Action(Do.CONNECT, "the peer's data is newer: resync")
     return Action(Do.WAIT, "out of the set: waiting for the complete replica to connect")

@@ -32,12 +32,13 @@ from replication.record import (
 )
 
 NAMES = ("a", "b")
-ASKS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_LEAVE, Do.ASK_CONFIRM, Do.REPORT)
+PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_FILL)
+ASKS = (*PERMITS, Do.ASK_LEAVE, Do.ASK_CONFIRM, Do.REPORT)
 WHOLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
 # What is decided, and then carried out much later by an agent that was paused in between.
 PAUSED = (
     *(Do.RESUME_IO, Do.CONNECT, Do.PROMOTE, Do.WRITE_GRANT, Do.FORCE_DISCONNECT, Do.ASK_ALONE),
-    *(Do.DEMOTE, Do.RESUME_FACE, Do.NOTE),
+    *(Do.DEMOTE, Do.RESUME_FACE, Do.NOTE, Do.INVALIDATE),
 )
 
 
@@ -462,6 +463,7 @@ def answer(world: World, position: int, heard: bool) -> World:
         Do.ASK_ALONE: lambda: arbiter_rules.serve_alone(held, asked),
         Do.ASK_CONNECTED: lambda: arbiter_rules.serve_connected(held, asked, world.told[1 - index]),
         Do.ASK_LEAVE: lambda: arbiter_rules.leave(held, asked),
+        Do.ASK_FILL: lambda: arbiter_rules.fill_anew(held, asked),
         Do.ASK_CONFIRM: lambda: arbiter_rules.confirm(held, asked),
         Do.REPORT: lambda: arbiter_rules.report(
             held, NAMES[index], world.nodes[index].notes.record
@@ -472,8 +474,7 @@ def answer(world: World, position: int, heard: bool) -> World:
     world = write(world, result)
     if not heard or world.nodes[index].waiting is not do:
         return world
-    asks_to_serve = do in (Do.ASK_ALONE, Do.ASK_CONNECTED)
-    yes = Yes(result.record.epoch, do is Do.ASK_ALONE) if result.granted and asks_to_serve else None
+    yes = Yes(result.record.epoch, do) if result.granted and do in PERMITS else None
     return put(world, index, waiting=None, yes=yes)
 
 

@@ -179,7 +179,7 @@ def test_what_a_person_forced_is_served_like_any_other_once_it_has_served() -> N
     forced = arbiter.force_primary(ONLY_A, "b", accept_data_loss=True).record
     behind = view("b", connection=CUT, disk=Disk.OUTDATED)
     permitted = arbiter.serve_alone(held(forced), states(behind, epoch=forced.epoch)).record
-    yes = Yes(permitted.epoch, alone=True)
+    yes = Yes(permitted.epoch, Do.ASK_ALONE)
     assert does(replace(behind, grant=True), permitted, yes=yes).do is Do.PROMOTE_BY_FORCE
 
     # As the kernel has it then (8.4.11): two generations later, g1 is forgotten.
@@ -239,14 +239,14 @@ def test_a_frozen_primary_cuts_asks_notes_and_goes_on() -> None:
     assert does(frozen(connection=Connection.CONNECTING)).do is Do.FORCE_DISCONNECT
     assert does(frozen()).do is Do.ASK_ALONE
     permitted = replace(ONLY_A, epoch=6)
-    yes = Yes(6, alone=True)
+    yes = Yes(6, Do.ASK_ALONE)
     assert does(frozen(), permitted, notes=NOTED, yes=yes).do is Do.NOTE
     assert does(frozen(), permitted, yes=yes).do is Do.RESUME_IO
 
 
 def test_a_restarted_agent_remembers_no_permission() -> None:
     assert does(frozen(), ONLY_A).do is Do.ASK_ALONE
-    assert does(frozen(), ONLY_A, yes=Yes(4, alone=True)).do is Do.ASK_ALONE
+    assert does(frozen(), ONLY_A, yes=Yes(4, Do.ASK_ALONE)).do is Do.ASK_ALONE
 
 
 def test_without_an_arbiter_a_frozen_primary_only_tries_its_peer() -> None:
@@ -286,7 +286,7 @@ def test_a_failed_disk_is_noted_then_leaves() -> None:
     assert noted.notes is not None and noted.notes.disk_failed
     assert does(seen, notes=noted.notes).do is Do.ASK_LEAVE
     whole = states(view("a", peer_disk=Disk.DISKLESS))
-    assert does(seen, ONLY_A, notes=Notes(ONLY_A, True), peer=whole).do is Do.INVALIDATE
+    assert does(seen, ONLY_A, notes=Notes(ONLY_A, True), peer=whole).do is Do.ASK_FILL
 
 
 @pytest.mark.parametrize("disk", [Disk.DISKLESS, Disk.ABSENT])
@@ -301,7 +301,18 @@ def test_a_failed_disk_is_filled_anew_only_from_a_complete_one(disk: Disk) -> No
     rebooted = states(view("a", boot_id="2"))
     for record, told in ((ONLY_A, half), (left, rebooted)):
         assert does(seen, record, notes=failed, peer=told).person
-    assert does(seen, left, notes=failed, peer=states(view("a"))).do is Do.INVALIDATE
+    assert does(seen, left, notes=failed, peer=states(view("a"))).do is Do.ASK_FILL
+
+
+def test_before_a_replica_is_filled_anew_the_member_says_once_more_that_it_is_complete() -> None:
+    seen, whole = view("b", disk=Disk.DISKLESS, connection=CUT), view("a")
+    asked = arbiter.fill_anew(held(ONLY_A), states(seen))
+    assert (asked.granted, asked.record.epoch) == (True, ONLY_A.epoch + 1)
+    assert not arbiter.fill_anew(held(BOTH), states(seen)).granted
+    failed, yes = Notes(asked.record, True), Yes(asked.record.epoch, Do.ASK_FILL)
+    known = {"notes": failed, "yes": yes}
+    assert does(seen, asked.record, peer=states(whole, revision=8), **known).do is Do.WAIT
+    assert does(seen, asked.record, peer=states(whole), **known).do is Do.INVALIDATE
 
 
 def test_a_survivor_is_promoted_by_a_grant() -> None:
@@ -312,7 +323,7 @@ def test_a_survivor_is_promoted_by_a_grant() -> None:
     cut = replace(alone, connection=CUT)
     assert does(cut, record, go_alone=True).do is Do.ASK_ALONE
     taken = replace(record, members=("b",), active="b")
-    yes = Yes(5, alone=True)
+    yes = Yes(5, Do.ASK_ALONE)
     assert does(cut, taken, yes=yes).do is Do.WRITE_GRANT
     assert does(replace(cut, grant=True), taken, yes=yes).do is Do.PROMOTE
 
@@ -364,7 +375,7 @@ def test_a_replica_outside_comes_back_only_as_a_target() -> None:
     handshake = replace(seen, connection=Connection.UNKNOWN, generations=Generations("g9"))
     assert does(handshake, ONLY_A, peer=states(complete)).do is Do.WAIT
     stray = replace(seen, generations=Generations("g3", "g1"))
-    assert does(stray, ONLY_A, peer=states(complete)).do is Do.INVALIDATE
+    assert does(stray, ONLY_A, peer=states(complete)).do is Do.ASK_FILL
 
 
 def test_equal_generations_outside_the_set_begin_a_new_one() -> None:

@@ -80,7 +80,7 @@ STARTS = [model.running, resynced, frozen, powerless, behind, syncing, new]
 
 @pytest.mark.parametrize("start", STARTS)
 def test_one_fault_at_any_moment_loses_nothing(start: Callable[[Budget], World]) -> None:
-    explored = explorer.explore(start(NARROW), STATES, stuck=20)
+    explored = explorer.explore(start(NARROW), STATES, stuck=40)
 
     assert explored.found is None, str(explored.found)
 
