@@ -47,6 +47,11 @@ class Membership:
         """
         return self.active in ("", node) or self.boot_of(node) == boot_id
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether the members have all by themselves, whatever becomes of their power (rule 16)."""
+        return self.active in ("", *self.members)
+
     def trusts_member(self, node: str, boot_id: str) -> bool:
         """As ``trusts``; of a node outside the set nothing is believed that could be wrong."""
         return node not in self.members or self.trusts(node, boot_id)

@@ -80,6 +80,20 @@ class Asking:
         """Until the keeper's DRBD can be given another peer."""
         self._until(volume_id, lambda: self._why_not_apart(volume_id, keeper))
 
+    def until_confirmed(self, volume_id: str) -> None:
+        """Until the members have all by themselves, so that another replica can be removed."""
+        self._until(volume_id, lambda: self._why_not_confirmed(volume_id))
+
+    def _why_not_confirmed(self, volume_id: str) -> str:
+        held = self._memberships.find(volume_id)
+        if held is None or held.record.confirmed:
+            return ""
+        keeper = ", ".join(held.record.members)
+        return (
+            f"{keeper} has not written out its disk's cache yet, and {held.record.active} was the"
+            " last primary: what that one has is kept until then"
+        )
+
     def _why_not_apart(self, volume_id: str, keeper: str) -> str:
         held = self._memberships.find(volume_id)
         stated = self._decider.statements(volume_id).get(keeper)

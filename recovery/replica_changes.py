@@ -175,7 +175,7 @@ class ReplicaChanges:
                     raise  # it is busy with it
                 # It is down, full, gone, or takes no replicas any more: elsewhere then.
                 _log.warning("volume %s: no replica on %s: %s", volume.id, adding[0], error)
-        return self._remove_rest(self._follow(entry, record))
+        return self._remove_rest(self._part(entry))
 
     def _in_trouble(self, node: str) -> bool:
         """Asks it, so that its room is known as well."""
@@ -185,15 +185,25 @@ class ReplicaChanges:
         return node in self._pools.troubled() or bool(self._pools.replication_trouble(node))
 
     def _follow(self, entry: Entry[Volume], record: Membership) -> Entry[Volume]:
-        """The volume's record as the membership record wants it."""
+        """The volume's record as the membership record wants it.
+
+        What has left it is not removed before the members have all by themselves.
+        """
         volume = entry.item
         known = dict.fromkeys((*volume.nodes, *record.replicas))
-        nodes = tuple(node for node in known if node in record.replicas)
+        kept = {*record.replicas, *(() if record.confirmed else volume.nodes)}
+        nodes = tuple(node for node in known if node in kept)
         left = dict.fromkeys((*volume.leftovers, *volume.nodes))
         leftovers = tuple(node for node in left if node not in record.replicas)
         if (nodes, leftovers) == (volume.nodes, volume.leftovers):
             return entry
         return self._volumes.update(entry, nodes=nodes, leftovers=leftovers)
+
+    def _part(self, entry: Entry[Volume]) -> Entry[Volume]:
+        """As ``_follow``, once what has left the membership record can be removed."""
+        if set(entry.item.nodes) - set(self._record(entry.item).replicas):
+            self._asking.until_confirmed(entry.item.id)
+        return self._follow(entry, self._record(entry.item))
 
     def _remove_rest(self, entry: Entry[Volume]) -> Entry[Volume]:
         """What other nodes still have of it; those out of reach are left to the reconcile loop."""
@@ -399,7 +409,7 @@ class ReplicaChanges:
         except (Unavailable, Refused):
             self._follow(entry, self._record(volume))  # it stays
             raise
-        return self._remove_rest(self._follow(entry, self._record(volume)))
+        return self._remove_rest(self._part(entry))
 
     def _collapse(self, entry: Entry[Volume]) -> Entry[Volume]:
         """The only replica becomes a volume without DRBD."""

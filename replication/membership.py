@@ -209,7 +209,7 @@ def _connect_alone(now: Situation) -> Action:
 
 
 def _calls_nobody(now: Situation) -> bool:
-    """Whether DRBD still tries to connect to a replica that was given up.
+    """Whether a primary's DRBD still tries to connect to a replica that was given up.
 
     The next one has another address, which is taken while StandAlone only. One that is still
     connected is left alone: it takes itself down, without a freeze here.
@@ -285,6 +285,9 @@ def _in_the_set(now: Situation) -> Action:
         if now.peer_in_set:
             return Action(Do.ASK_LEAVE, "started anew: its disk's cache may have lost writes")
         return _for_a_person("started anew as the last replica")
+    if record.replicas == (view.node,) and view.connection is not Connection.STANDALONE:
+        # The one that left may still be primary: nothing may come from it after the confirmation.
+        return Action(Do.FORCE_DISCONNECT, "the only replica: nothing to connect to")
     left_over = not now.peer_in_set and record.active not in ("", view.node)
     if left_over and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
@@ -312,10 +315,8 @@ def _unpublished(now: Situation) -> Action:
         return _connect_alone(now)
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not this node's volume")
-    if view.connection is Connection.CONNECTING and (_calls_nobody(now) or _equal_outside(now)):
-        alone = "the only replica: nothing to connect to"
-        new = "to begin a new generation first"
-        return Action(Do.FORCE_DISCONNECT, alone if _calls_nobody(now) else new)
+    if view.connection is Connection.CONNECTING and _equal_outside(now):
+        return Action(Do.FORCE_DISCONNECT, "to begin a new generation first")
     return Action(Do.WAIT, "in the set")
 
 

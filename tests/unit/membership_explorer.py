@@ -10,6 +10,7 @@ from functools import partial
 
 from replication import arbiter_rules
 from replication.record import Disk, Role
+from tests.unit import membership_changes as changes
 from tests.unit import membership_model as model
 from tests.unit.membership_model import World
 
@@ -57,7 +58,7 @@ def explore(start: World, states: int, depth: int = 1000, stuck: int = 0) -> Exp
             return Explored(len(before), deepest, False, Found(wrong, path(world)))
         if far == depth:
             continue
-        for step, after in model.events(world):
+        for step, after in _events(world):
             if after not in before:
                 if len(before) >= states:
                     return Explored(len(before), deepest, False, None)
@@ -71,8 +72,8 @@ def walk(start: World, seed: int, steps: int) -> Found | None:
     choose = random.Random(seed)
     world, path = start, []
     for _ in range(steps):
-        ordinary = list(model.progress(world))
-        rest = [*model.faults(world), *model.decisions(world)]
+        ordinary = list(_progress(world))
+        rest = [*model.faults(world), *model.decisions(world), *changes.decisions(world)]
         pool = ordinary if ordinary and (not rest or choose.random() < 0.8) else rest
         if not pool:
             break
@@ -92,8 +93,8 @@ def healed(world: World) -> str:
     come to rest with two complete replicas, so that it can be published on either; and with each
     node dead for good, when the other one has to serve if it is in the set.
     """
-    world = world._replace(link=True, arbiter=(True, True), go_alone=False)
-    world = world._replace(budget=world.budget._replace(writes=0, faults=0, pauses=0, crashes=0))
+    nothing = model.Budget(*(0 for _ in world.budget))
+    world = world._replace(link=True, arbiter=(True, True), go_alone=False, budget=nothing)
     one, other = (_mended(world, index) for index in (0, 1))
     whole = _mended(one, 1)
     wrong = _outcome(whole, _publish_somewhere, _serves) or _outcome(whole, _unpublish, _rests)
@@ -131,10 +132,21 @@ def _outcome(
     return f"stuck when healed: {reasons}, {world}"
 
 
+def _progress(world: World) -> Iterator[tuple[str, World]]:
+    yield from model.progress(world)
+    yield from changes.progress(world)
+
+
+def _events(world: World) -> Iterator[tuple[str, World]]:
+    yield from model.events(world)
+    yield from changes.progress(world)
+    yield from changes.decisions(world)
+
+
 def _round(world: World) -> World:
     """Everything that can go on by itself goes on once."""
     for kind in range(200):
-        steps = list(model.progress(world))
+        steps = list(_progress(world))
         if not steps:
             return world
         # In turn, so that nothing is left out for ever.
@@ -180,7 +192,7 @@ def _survives(world: World, index: int) -> bool:
 
 
 def _serves(world: World) -> bool:
-    whole = len(world.held.record.members) == 2
+    whole = _is_whole(world)
     for index, node in enumerate(world.nodes):
         # Through the peer until the disk is replaced: that is said, and a controller's task.
         if model.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
@@ -190,4 +202,8 @@ def _serves(world: World) -> bool:
 
 def _rests(world: World) -> bool:
     idle = all(node.role is Role.SECONDARY and not node.frozen for node in world.nodes)
-    return idle and len(world.held.record.members) == 2
+    return idle and _is_whole(world)
+
+
+def _is_whole(world: World) -> bool:
+    return len(world.held.record.members) == len(world.held.record.replicas)

@@ -81,6 +81,7 @@ class Budget(NamedTuple):
     pauses: int = 1
     decisions: int = 1  # of controllers
     rollbacks: int = 0
+    replicas: int = 0  # changes to one, or to two
 
 
 class World(NamedTuple):
@@ -96,6 +97,7 @@ class World(NamedTuple):
     written: int = 0
     generations: int = 1
     go_alone: bool = False
+    hopeless: bool = False  # the disk of the only replica has failed
     budget: Budget = Budget()
 
 
@@ -294,6 +296,9 @@ def resynced(world: World) -> World:
 def disk_fails(world: World, index: int) -> World:
     node, peer = world.nodes[index], world.nodes[1 - index]
     world = put(world, index, broken=True)
+    known = (world.held.record, node.notes.record)
+    only = any(record is not None and record.replicas == (NAMES[index],) for record in known)
+    world = world._replace(hopeless=world.hopeless or only)
     if node.disk in (Disk.ABSENT, Disk.DISKLESS):
         return world
     talking = node.connection in CONNECTED and world.session
@@ -682,7 +687,7 @@ def violation(world: World) -> str:
         source = node if node.disk is not Disk.DISKLESS else world.nodes[1 - index]
         if world.acknowledged & ~source.data:
             return f"{NAMES[index]} serves without what was acknowledged"
-    if not any(has_all(world, index) for index in (0, 1)):
+    if not world.hopeless and not any(has_all(world, index) for index in (0, 1)):
         return "what was acknowledged is on no complete disk"
     record = world.held.record
     newest = max(node.notes.epoch for node in world.nodes)

@@ -212,7 +212,7 @@ def test_records_travel_as_json() -> None:
 
 
 def test_the_only_replica_lets_go_of_the_address_of_the_one_that_left() -> None:
-    """As primary and as secondary; while it is connected, the other takes itself down."""
+    """A primary that is connected does not: the other takes itself down, without a freeze here."""
     only = replace(ONLY_A, replicas=("a",))
     for published in ("a", ""):
         record = replace(only, primary=published)
@@ -220,7 +220,11 @@ def test_the_only_replica_lets_go_of_the_address_of_the_one_that_left() -> None:
         calling = view(role=role, connection=Connection.CONNECTING, peer_disk=Disk.UNKNOWN)
         assert does(calling, record).do is Do.FORCE_DISCONNECT
         assert does(replace(calling, connection=CUT), record).do is Do.WAIT
-        assert does(view(role=role), record).do is Do.WAIT
+    assert does(view(role=Role.PRIMARY), only).do is Do.WAIT
+    # That one may still be primary, and must not write through this one after the confirmation.
+    left = replace(only, primary="", active="b")
+    assert does(view(), left).do is Do.FORCE_DISCONNECT
+    assert does(view(connection=CUT), left).do is Do.ASK_CONFIRM
 
 
 def test_the_replica_that_takes_its_place_is_filled_from_the_one_that_stayed() -> None:

@@ -25,7 +25,7 @@ STATES = int(os.environ.get("XLSS_EXPLORE_STATES", "12000"))
 SEEDS = int(os.environ.get("XLSS_EXPLORE_SEEDS", "80"))
 
 NARROW = Budget(writes=1, faults=1, crashes=0, pauses=0, decisions=0)
-WIDE = Budget(writes=6, faults=6, crashes=2, pauses=2, decisions=3, rollbacks=1)
+WIDE = Budget(writes=6, faults=6, crashes=2, pauses=2, decisions=3, rollbacks=1, replicas=4)
 Patch = pytest.MonkeyPatch
 
 
@@ -52,6 +52,13 @@ def powerless(budget: Budget) -> World:
     return model.power_off(model.power_off(world, 0), 1)
 
 
+def unpublished(budget: Budget) -> World:
+    """``a`` is not demoted yet; of what it has acknowledged ``b`` has written out nothing."""
+    world = model.running(budget, replace(model.both(), primary=""))
+    world = model.write_one(world, 0)
+    return model.acknowledge(model.put(world, 1, data=1), 0)
+
+
 def behind(budget: Budget) -> World:
     """``a`` was permitted to serve alone and has acknowledged a write that ``b`` does not have."""
     record = replace(model.both(), members=("a",), boots=model.both().boots[:1], epoch=2)
@@ -75,7 +82,7 @@ def new(budget: Budget) -> World:
     return model.put(world, 0, role=Role.SECONDARY)
 
 
-STARTS = [model.running, resynced, frozen, powerless, behind, syncing, new]
+STARTS = [model.running, unpublished, resynced, frozen, powerless, behind, syncing, new]
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -162,6 +169,11 @@ def rule_5(patch: Patch) -> None:
     patch.setattr(membership, "_go_on_alone", connected)
 
 
+def rule_7(patch: Patch) -> None:
+    """What has left is removed before the one that is left has all on its disk."""
+    patch.setattr(Membership, "confirmed", True)
+
+
 def rule_8(patch: Patch) -> None:
     """The fence helper says yes to everybody."""
     patch.setattr(model, "fence_helper", lambda _: 7)
@@ -189,6 +201,11 @@ def rule_11(patch: Patch) -> None:
         return action
 
     patch.setattr(membership, "next_action", forgetful)
+
+
+def last_copy(patch: Patch) -> None:
+    """A disk that had failed is filled anew, whatever the other replica is."""
+    patch.setattr(membership, "_fill_anew", lambda now, why: Action(Do.INVALIDATE, why))
 
 
 def rule_12(patch: Patch) -> None:
@@ -240,7 +257,7 @@ def rule_17(patch: Patch) -> None:
     patch.setattr(Kernel, "compares_epochs", False)
 
 
-RULES = [rule_2, rule_3, rule_8, rule_11, rule_15, rule_16, rule_17]
+RULES = [rule_2, rule_3, rule_8, rule_11, last_copy, rule_15, rule_16, rule_17]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -263,6 +280,7 @@ ONE_WRITE = NARROW._replace(decisions=1)
 SEARCHED = [
     (rule_1, behind(DECISION._replace(writes=1))),
     (rule_4, model.tell(model.tell(resynced(NARROW), 0), 1)),
+    (rule_7, unpublished(NARROW._replace(writes=0, replicas=1))),
     (rule_9, model.running(ONE_WRITE)),
     (rule_12, model.power_off(syncing(DECISION._replace(writes=1)), 0)),
 ]

@@ -18,9 +18,11 @@ from cluster.errors import (
     Unsupported,
 )
 from cluster.identifiers import key_of_id
+from cluster.membership import Boot, Held
 from cluster.memberships import Memberships
 from cluster.model import IoLimits, Layout, LayoutKind, Volume
 from cluster.replicas import Slots
+from replication.arbiter_rules import Answer
 from replication.record import Disk
 from tests.unit.changes_world import ChangingWorld, changing_world
 from tests.unit.cluster_world import THICK, THIN, THIN_PAIR, fails, no_faults, on
@@ -35,6 +37,17 @@ def world(tmp_path: Path) -> Iterator[ChangingWorld]:
 
 def published(world: ChangingWorld, node: str) -> None:
     world.volumes.publish(world.now().id, node, False, "SINGLE_NODE_WRITER")
+
+
+def served_by(world: ChangingWorld, node: str) -> None:
+    """It was the last that was permitted to be primary, or has confirmed since."""
+
+    def rule(held: Held, _: object) -> Answer:
+        boots = tuple(Boot(member, "1") for member in held.record.members)
+        record = replace(held.record, active=node, boots=boots, epoch=held.record.epoch + 1)
+        return Answer(True, record, f"{node} has all")
+
+    world.eyes.change(world.now().id, rule)
 
 
 def pair(world: ChangingWorld) -> Volume:
@@ -88,6 +101,24 @@ def test_two_become_one_where_it_is_used(world: ChangingWorld) -> None:
     assert world.changes.set_replicas(volume.id, 1) == after
     world.volumes.unpublish(volume.id, "n2")
     published(world, "n2")
+
+
+def test_the_last_primarys_replica_is_kept_until_the_other_has_all_on_its_disk(
+    world: ChangingWorld,
+) -> None:
+    """Of what that one flushed, the other may have lost what was in its disk's cache."""
+    volume = pair(world)
+    served_by(world, "n2")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="n1 has not written out"):
+            world.changes.set_replicas(volume.id, 1)
+        world.reconciler.run_once()
+        assert world.membership().replicas == ("n1",)
+        assert volume.id in world.nodes.nodes["n2"].volumes
+    served_by(world, "n1")
+    assert world.changes.set_replicas(volume.id, 1).nodes == ("n1",)
+    assert volume.id not in world.nodes.nodes["n2"].volumes
+    world.check_settled()
 
 
 def test_what_was_noted_of_a_former_life_is_never_newer(world: ChangingWorld) -> None:
