@@ -149,10 +149,13 @@ def rejoin(held: Held, one: Statement, other: Statement) -> Answer:
     if refusal:
         return _refuse(record, refusal)
     boots = tuple(sorted((Boot(v.node, v.boot_id) for v in (one.view, other.view)), key=_by_node))
+    # A person may have chosen the other one while this one still served: its flushes count.
+    serving = [v.node for v in (one.view, other.view) if v.role is Role.PRIMARY]
     return _change(
         record,
         f"{' and '.join(nodes)} are in the set",
         members=tuple(sorted({*record.members, *nodes})),
+        active=serving[0] if serving else record.active,
         boots=boots,
         generation=one.view.generations.current,
         forced="",

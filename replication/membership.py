@@ -315,6 +315,9 @@ def _unpublished(now: Situation) -> Action:
         return _connect_alone(now)
     if view.grant:
         return Action(Do.REMOVE_GRANT, "not this node's volume")
+    if now.record.forced == view.node and view.disk not in WHOLE:
+        text = "chosen by a person: it is the volume as soon as it is published here"
+        return Action(Do.WAIT, text, person=True)
     if view.connection is Connection.CONNECTING and _equal_outside(now):
         return Action(Do.FORCE_DISCONNECT, "to begin a new generation first")
     return Action(Do.WAIT, "in the set")

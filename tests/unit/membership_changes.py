@@ -1,4 +1,4 @@
-"""In the worlds of ``membership_model``: controllers take a replica away and give it back."""
+"""In the worlds of ``membership_model``: one replica or two, and what a person decides."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def decisions(world: World) -> Iterator[tuple[str, World]]:
         if name not in record.replicas and _is_blank(world, index):
             answer = arbiter_rules.add_replica(record, name)
             yield f"{name} added", write(spend(world, "replicas"), answer)
+
+
+def persons(world: World) -> Iterator[tuple[str, World]]:
+    """That replica is the volume, as it would be after a loss of power."""
+    record = world.held.record
+    if not world.budget.persons:
+        return
+    above = 1000 + max(record.epoch, *(node.notes.epoch for node in world.nodes))
+    for index, name in enumerate(NAMES):
+        node, other = world.nodes[index], NAMES[1 - index]
+        answer = arbiter_rules.force_primary(record, name, True, at_least=above)
+        if answer.granted:
+            after = write(spend(world, "persons"), answer)
+            budget = after.budget._replace(rollbacks=0)
+            after = after._replace(acknowledged=world.acknowledged & node.stable, budget=budget)
+            yield f"{name} forced", after._replace(go_alone=True, forsaken=other, hopeless=True)
 
 
 def progress(world: World) -> Iterator[tuple[str, World]]:

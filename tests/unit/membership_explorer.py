@@ -73,7 +73,7 @@ def walk(start: World, seed: int, steps: int) -> Found | None:
     world, path = start, []
     for _ in range(steps):
         ordinary = list(_progress(world))
-        rest = [*model.faults(world), *model.decisions(world), *changes.decisions(world)]
+        rest = [*model.faults(world), *model.decisions(world), *_changes(world)]
         pool = ordinary if ordinary and (not rest or choose.random() < 0.8) else rest
         if not pool:
             break
@@ -137,10 +137,15 @@ def _progress(world: World) -> Iterator[tuple[str, World]]:
     yield from changes.progress(world)
 
 
+def _changes(world: World) -> Iterator[tuple[str, World]]:
+    yield from changes.decisions(world)
+    yield from changes.persons(world)
+
+
 def _events(world: World) -> Iterator[tuple[str, World]]:
     yield from model.events(world)
     yield from changes.progress(world)
-    yield from changes.decisions(world)
+    yield from _changes(world)
 
 
 def _round(world: World) -> World:

@@ -82,6 +82,7 @@ class Budget(NamedTuple):
     decisions: int = 1  # of controllers
     rollbacks: int = 0
     replicas: int = 0  # changes to one, or to two
+    persons: int = 0  # decisions against what the other replica has
 
 
 class World(NamedTuple):
@@ -97,7 +98,8 @@ class World(NamedTuple):
     written: int = 0
     generations: int = 1
     go_alone: bool = False
-    hopeless: bool = False  # the disk of the only replica has failed
+    hopeless: bool = False  # the disk of the only replica has failed, or a person chose one
+    forsaken: str = ""  # a person has chosen the other replica, whatever this node acknowledged
     budget: Budget = Budget()
 
 
@@ -147,7 +149,7 @@ def fresh(world: World, index: int) -> World:
 
 def acknowledge(world: World, index: int) -> World:
     node = world.nodes[index]
-    if node.pending and node.users:
+    if node.pending and node.users and not is_forsaken(world, index):
         world = world._replace(acknowledged=world.acknowledged | node.pending)
     return put(world, index, pending=0)
 
@@ -389,6 +391,10 @@ def carry_out(world: World, index: int, action: Action) -> World | None:
     if do in _SIMPLE:
         return put(world, index, **_SIMPLE[do](node))
     if do is Do.NOTE:
+        assert action.notes is not None
+        if node.notes.disk_failed and not action.notes.disk_failed and is_chosen(world, index):
+            # What went to the other disk meanwhile is what the person has given up.
+            world = world._replace(acknowledged=world.acknowledged & node.data)
         return put(world, index, notes=action.notes)
     return drbd(world, index, do)
 
@@ -679,7 +685,7 @@ def decisions(world: World) -> Iterator[tuple[str, World]]:
 
 def violation(world: World) -> str:
     """What is wrong in this state, or nothing."""
-    acting = [index for index in (0, 1) if acknowledges(world, index)]
+    acting = [i for i in (0, 1) if acknowledges(world, i) and not is_forsaken(world, i)]
     if len(acting) == 2:
         return "both sides acknowledge"
     for index in acting:
@@ -705,6 +711,16 @@ def acknowledges(world: World, index: int) -> bool:
     if node.role is not Role.PRIMARY or not node.users or node.frozen or not node.up:
         return False
     return reached(world, index) and (node.connection not in CONNECTED or world.session)
+
+
+def is_chosen(world: World, index: int) -> bool:
+    record = world.nodes[index].notes.record
+    return record is not None and record.forced == NAMES[index]
+
+
+def is_forsaken(world: World, index: int) -> bool:
+    """Whether a person has given up what it acknowledges, until it is in the set again."""
+    return world.forsaken == NAMES[index] and NAMES[index] not in world.held.record.members
 
 
 def has_all(world: World, index: int) -> bool:

@@ -121,6 +121,15 @@ def test_a_node_is_back_on_the_revision_that_both_saw() -> None:
     assert not arbiter.rejoin(held(ONLY_A), one, elsewhere).granted
 
 
+def test_who_serves_when_both_are_back_is_the_one_whose_flushes_count() -> None:
+    """A person may have chosen the other one meanwhile."""
+    chosen = arbiter.force_primary(BOTH, "b", True).record
+    both = (states(view(role=Role.PRIMARY), epoch=6), states(view("b"), epoch=6))
+    assert arbiter.rejoin(held(chosen), *both).record.active == "a"
+    idle = (states(view(), epoch=6), both[1])
+    assert arbiter.rejoin(held(chosen), *idle).record.active == "b"
+
+
 def test_the_last_replica_never_leaves() -> None:
     assert arbiter.leave(held(), states(view("b"))).record.members == ("a",)
     assert "last replica" in arbiter.leave(held(ONLY_A), states(view())).reason
@@ -422,6 +431,8 @@ def test_what_else_only_a_person_ends_is_told_as_that() -> None:
     quarantined = replace(BOTH, quarantine="waiting for b", reports=(Report("a", None),))
     assert does(view(), quarantined).person
     assert not does(view()).person
+    chosen = replace(BOTH, members=("b",), primary="", active="b", boots=(), forced="b")
+    assert does(view("b", disk=Disk.OUTDATED, connection=Connection.CONNECTING), chosen).person
 
 
 def test_an_older_store_is_reported_before_anything() -> None:
