@@ -542,7 +542,8 @@ def _kernel(world: World, index: int) -> Iterator[tuple[str, World]]:
     if node.connection in CONNECTED and not world.session:
         yield f"{name} notices the loss", notice_loss(world, index, Connection.CONNECTING)
     rightful = world.arbiter[index] and world.held.record.primary == name
-    if node.role is Role.PRIMARY and rightful and not node.users and not node.frozen:
+    idle = node.role is Role.PRIMARY and rightful and not node.users and not node.frozen
+    if idle and decide(world, index).do is Do.WAIT:  # its agent says that it serves
         yield f"{name} users start", put(world, index, users=True)
     if node.pending and not node.frozen and node.connection in CONNECTED and world.session:
         if peer.disk is not Disk.DISKLESS:
