@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 _FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
 _ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
-_PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_FILL)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
 _TURN_SECONDS = 30.0
@@ -377,8 +376,7 @@ class MembershipLoop:
         memory.answered = answer.held
         if not answer.granted:
             raise Unavailable(answer.reason)
-        if what in _PERMITS:
-            memory.yes = Yes(answer.held.record.epoch, what)
+        memory.yes = Yes(answer.held.record.epoch, what)
 
     def _decide(self, volume_id: str, memory: _Memory, decision: Decision) -> None:
         old = memory.decision

@@ -175,7 +175,7 @@ class ReplicaChanges:
                     raise  # it is busy with it
                 # It is down, full, gone, or takes no replicas any more: elsewhere then.
                 _log.warning("volume %s: no replica on %s: %s", volume.id, adding[0], error)
-        return self._remove_rest(self._part(entry))
+        return self._part(entry, record)
 
     def _in_trouble(self, node: str) -> bool:
         """Asks it, so that its room is known as well."""
@@ -199,11 +199,12 @@ class ReplicaChanges:
             return entry
         return self._volumes.update(entry, nodes=nodes, leftovers=leftovers)
 
-    def _part(self, entry: Entry[Volume]) -> Entry[Volume]:
-        """As ``_follow``, once what has left the membership record can be removed."""
-        if set(entry.item.nodes) - set(self._record(entry.item).replicas):
+    def _part(self, entry: Entry[Volume], record: Membership) -> Entry[Volume]:
+        """As ``_follow``; what has left the membership record is removed, once it can be."""
+        if not record.confirmed and set(entry.item.nodes) - set(record.replicas):
             self._asking.until_confirmed(entry.item.id)
-        return self._follow(entry, self._record(entry.item))
+            record = self._record(entry.item)
+        return self._remove_rest(self._follow(entry, record))
 
     def _remove_rest(self, entry: Entry[Volume]) -> Entry[Volume]:
         """What other nodes still have of it; those out of reach are left to the reconcile loop."""
@@ -409,7 +410,7 @@ class ReplicaChanges:
         except (Unavailable, Refused):
             self._follow(entry, self._record(volume))  # it stays
             raise
-        return self._remove_rest(self._part(entry))
+        return self._part(entry, self._record(volume))
 
     def _collapse(self, entry: Entry[Volume]) -> Entry[Volume]:
         """The only replica becomes a volume without DRBD."""

@@ -288,8 +288,7 @@ def _in_the_set(now: Situation) -> Action:
     if record.replicas == (view.node,) and view.connection is not Connection.STANDALONE:
         # The one that left may still be primary: nothing may come from it after the confirmation.
         return Action(Do.FORCE_DISCONNECT, "the only replica: nothing to connect to")
-    left_over = not now.peer_in_set and record.active not in ("", view.node)
-    if left_over and view.disk in WHOLE:
+    if not now.peer_in_set and not record.confirmed and view.disk in WHOLE:
         return Action(Do.ASK_CONFIRM, "the only replica: all has to be on its disk")
     return _promote(now) if record.primary == view.node else _unpublished(now)
 

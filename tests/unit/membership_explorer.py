@@ -14,8 +14,6 @@ from tests.unit import membership_changes as changes
 from tests.unit import membership_model as model
 from tests.unit.membership_model import World
 
-Events = Callable[[World], Iterator[tuple[str, World]]]
-
 
 @dataclass(frozen=True)
 class Found:
@@ -58,7 +56,7 @@ def explore(start: World, states: int, depth: int = 1000, stuck: int = 0) -> Exp
             return Explored(len(before), deepest, False, Found(wrong, path(world)))
         if far == depth:
             continue
-        for step, after in _events(world):
+        for step, after in events(world):
             if after not in before:
                 if len(before) >= states:
                     return Explored(len(before), deepest, False, None)
@@ -73,7 +71,7 @@ def walk(start: World, seed: int, steps: int) -> Found | None:
     world, path = start, []
     for _ in range(steps):
         ordinary = list(_progress(world))
-        rest = [*model.faults(world), *model.decisions(world), *_changes(world)]
+        rest = list(_interference(world))
         pool = ordinary if ordinary and (not rest or choose.random() < 0.8) else rest
         if not pool:
             break
@@ -137,15 +135,17 @@ def _progress(world: World) -> Iterator[tuple[str, World]]:
     yield from changes.progress(world)
 
 
-def _changes(world: World) -> Iterator[tuple[str, World]]:
+def _interference(world: World) -> Iterator[tuple[str, World]]:
+    yield from model.faults(world)
+    yield from model.decisions(world)
     yield from changes.decisions(world)
     yield from changes.persons(world)
 
 
-def _events(world: World) -> Iterator[tuple[str, World]]:
-    yield from model.events(world)
-    yield from changes.progress(world)
-    yield from _changes(world)
+def events(world: World) -> Iterator[tuple[str, World]]:
+    """All that may happen next: what it is called, and the world then."""
+    yield from _progress(world)
+    yield from _interference(world)
 
 
 def _round(world: World) -> World:

@@ -2,8 +2,8 @@
 
 The agents and the arbiter are the real functions of ``replication``. The kernel is an abstract
 DRBD 8.4, written after its source: what freezes, what thaws, which generation begins when, who
-becomes the source. A world is a value; ``events`` gives every next one. Where two outcomes are
-possible, the worse one for the data is taken.
+becomes the source. A world is a value; ``progress``, ``faults`` and ``decisions`` give the next
+ones. Where two outcomes are possible, the worse one for the data is taken.
 
 Left out, as equal to what is there: a second controller (each answer is one compare-and-swap on
 what was read, so two of them are one after the other, or one fails as a lost message does), and
@@ -506,12 +506,6 @@ def rolled_back(world: World) -> bool:
 
 
 # ---- what may happen ----
-
-
-def events(world: World) -> Iterator[tuple[str, World]]:
-    yield from progress(world)
-    yield from faults(world)
-    yield from decisions(world)
 
 
 def progress(world: World) -> Iterator[tuple[str, World]]:

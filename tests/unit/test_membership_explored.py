@@ -319,7 +319,7 @@ STALE_YES = (
 def test_without_rule_5_a_stale_permission_loses_a_write(monkeypatch: Patch) -> None:
     """Longer than the search goes; with the rule, the path ends where the agent asks at once."""
     start = resynced(Budget(writes=1, faults=2, crashes=0, pauses=1, decisions=0))
-    assert "a ask-alone" not in dict(model.events(follow(start, STALE_YES[:2])))
+    assert "a ask-alone" not in dict(explorer.events(follow(start, STALE_YES[:2])))
     rule_5(monkeypatch)
 
     assert "promoted without" in model.violation(follow(start, STALE_YES))
@@ -327,7 +327,7 @@ def test_without_rule_5_a_stale_permission_loses_a_write(monkeypatch: Patch) -> 
 
 def follow(world: World, steps: tuple[str, ...]) -> World:
     for step in steps:
-        possible = dict(model.events(world))
+        possible = dict(explorer.events(world))
         assert step in possible, f"{step}: only {sorted(possible)}"
         world = possible[step]
     return world
