@@ -66,11 +66,16 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """What was last decided for a volume, for people. ``failure``: why it could not be done."""
+    """What was last decided for a volume, for people. ``failure``: why it could not be done.
+
+    ``before``: what failed before it, while nothing has been done since: who looks while an action
+    is tried again, or permitted anew, has to see why that is.
+    """
 
     do: Do
     reason: str
     failure: str = ""
+    before: str = ""
     serving: bool = False  # primary, and nothing is held back
     word: str = ""  # what the controller makes of silent nodes
     unheard: bool = False  # no arbiter answers
@@ -79,7 +84,9 @@ class Decision:
     @property
     def own_words(self) -> str:
         """Without the controller's."""
-        return f"{self.reason}: {self.failure}" if self.failure else self.reason
+        said = f"{self.reason}: {self.failure}" if self.failure else self.reason
+        told = not self.before or (self.failure and self.before.endswith(self.failure))
+        return said if told else f"{said} (before, {self.before})"
 
     @property
     def words(self) -> str:
@@ -94,6 +101,7 @@ class _Memory:
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
     decision: Decision | None = field(default=None)
+    failed: str = ""  # the last action on the kernel and why; empty once one was carried out
     missing_since: float | None = None  # both sides try to connect: time.monotonic()
 
 
@@ -364,7 +372,12 @@ class MembershipLoop:
             if action.do is Do.CONNECT:
                 memory.yes = None
             held = seen.held or memory.assignment.held
-            self._side.carry_out(action.do, replace(memory.assignment, held=held))
+            try:
+                self._side.carry_out(action.do, replace(memory.assignment, held=held))
+            except (HostError, ClusterError, OSError) as error:
+                memory.failed = f"{action.do}: {error}"
+                raise
+            memory.failed = ""
 
     def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
         assert seen.held is not None  # next_action asks nothing without one
@@ -383,7 +396,9 @@ class MembershipLoop:
         with self._changed:
             unheard = self._present is None
         word = "" if decision.serving or unheard else memory.assignment.word
-        decision = replace(decision, word=word, unheard=unheard)
+        if decision.serving:
+            memory.failed = ""
+        decision = replace(decision, before=memory.failed, word=word, unheard=unheard)
         if old is None or (old.do, old.words) != (decision.do, decision.words):
             _log.info("volume %s: %s: %s", volume_id, decision.do, decision.words)
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -246,6 +247,26 @@ def test_a_permission_is_asked_for_anew_after_a_failure(make: Callable[..., Worl
 
     names = [name for name in world.side.names("v") if name in ("flush", "promote")]
     assert names[:4] == ["flush", "promote", "flush", "promote"]
+
+
+def test_what_failed_is_told_until_something_is_done(
+    make: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while it is permitted anew, when the next action is a question."""
+    caplog.set_level(logging.INFO, "node_agent.membership_loop")
+    world = make("v")
+    world.side.failing.add("promote")
+    world.loop.start(world.arbiter)
+    world.until(lambda: world.side.names("v").count("promote") >= 3)
+    world.side.failing.clear()
+    world.loop.require_primary("v", 10.0)
+
+    lines = [record.getMessage() for record in caplog.records]
+    told = ["promote hangs" in line for line in lines]
+    first, last = told.index(True), len(told) - told[::-1].index(True)
+    assert all(told[first:last]), lines
+    assert any("ask-" in line for line in lines[first:last])
+    assert not told[-1], lines
 
 
 def test_one_volume_that_hangs_keeps_no_other_from_its_turn(make: Callable[..., World]) -> None:
