@@ -25,6 +25,7 @@ from cluster.errors import Busy, ClusterError, Unavailable
 from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
+from node_agent.decision import ASKED, Decision, Failed
 from node_agent.notes import NoteBook
 from replication.actions import Action, Do, Situation, Yes
 from replication.membership import WHOLE, next_action
@@ -33,10 +34,12 @@ from replication.record import Connection, Disk, Role, Statement, View
 _log = logging.getLogger(__name__)
 
 _FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
-_ASKED = (*_FLUSHED_BEFORE, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
 _TURN_SECONDS = 30.0
+# So many times in a row an action is tried again after `retry_seconds`, then less and less often: a
+# disk that refuses has many volumes.
+_SOON = 3
 # Of the time between two looks where nothing happens: volumes that were poked together part.
 _JITTER = 0.2
 
@@ -64,35 +67,6 @@ class Side(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What was last decided for a volume, for people. ``failure``: why it could not be done.
-
-    ``before``: what failed before it, while nothing has been done since: who looks while an action
-    is tried again, or permitted anew, has to see why that is.
-    """
-
-    do: Do
-    reason: str
-    failure: str = ""
-    before: str = ""
-    serving: bool = False  # primary, and nothing is held back
-    word: str = ""  # what the controller makes of silent nodes
-    unheard: bool = False  # no arbiter answers
-    person: bool = False  # it waits for a person's decision
-
-    @property
-    def own_words(self) -> str:
-        """Without the controller's."""
-        said = f"{self.reason}: {self.failure}" if self.failure else self.reason
-        told = not self.before or (self.failure and self.before.endswith(self.failure))
-        return said if told else f"{said} (before, {self.before})"
-
-    @property
-    def words(self) -> str:
-        return f"{self.own_words} (the controller: {self.word})" if self.word else self.own_words
-
-
 @dataclass
 class _Memory:
     """Of one volume. Only the thread that has its turn changes it."""
@@ -101,12 +75,13 @@ class _Memory:
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
     decision: Decision | None = field(default=None)
-    failed: str = ""  # the last action on the kernel and why; empty once one was carried out
+    failed: Failed | None = None  # None once an action was carried out
     missing_since: float | None = None  # both sides try to connect: time.monotonic()
 
 
 class MembershipLoop:
-    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens.
+    """Thread safe. ``retry_seconds`` after a failure; ``look_seconds`` where nothing happens, and
+    at most after many failures.
 
     ``missing_seconds``: for so long both sides may try to connect before one begins anew.
 
@@ -313,6 +288,8 @@ class MembershipLoop:
                     self._decide(volume_id, memory, decision)
                     return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
+                if memory.failed and memory.failed.holds_back(action.do, situation.view):
+                    return memory.failed.until - time.monotonic()
                 if before == (action, situation):
                     # It was done, and changed nothing that can be seen: not at full speed.
                     return self._retry_seconds
@@ -366,7 +343,7 @@ class MembershipLoop:
         if action.do is Do.NOTE:
             assert action.notes is not None  # Action: those of NOTE
             self._notes.keep(volume_id, action.notes)
-        elif action.do in _ASKED:
+        elif action.do in ASKED:
             self._ask(action.do, volume_id, memory, seen)
         else:
             if action.do is Do.CONNECT:
@@ -375,9 +352,16 @@ class MembershipLoop:
             try:
                 self._side.carry_out(action.do, replace(memory.assignment, held=held))
             except (HostError, ClusterError, OSError) as error:
-                memory.failed = f"{action.do}: {error}"
+                memory.failed = self._failed(action.do, error, seen.view, memory.failed)
                 raise
-            memory.failed = ""
+            memory.failed = None
+
+    def _failed(self, do: Do, error: Exception, view: View, before: Failed | None) -> Failed:
+        """A few times it is tried again soon, as most of what refuses is about to end."""
+        times = 1 + (before.times if before is not None and before.do is do else 0)
+        pause = self._retry_seconds * 2 ** min(10, max(0, times - _SOON))
+        until = time.monotonic() + min(pause, self._look_seconds)
+        return Failed(do, f"{do}: {error}", view, times, until)
 
     def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
         assert seen.held is not None  # next_action asks nothing without one
@@ -397,8 +381,9 @@ class MembershipLoop:
             unheard = self._present is None
         word = "" if decision.serving or unheard else memory.assignment.word
         if decision.serving:
-            memory.failed = ""
-        decision = replace(decision, before=memory.failed, word=word, unheard=unheard)
+            memory.failed = None
+        before = memory.failed.words if memory.failed is not None else ""
+        decision = replace(decision, before=before, word=word, unheard=unheard)
         if old is None or (old.do, old.words) != (decision.do, decision.words):
             _log.info("volume %s: %s: %s", volume_id, decision.do, decision.words)
         with self._changed:

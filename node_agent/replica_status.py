@@ -22,9 +22,9 @@ from cluster.agents import (
     ReplicaReport,
     VerifyReport,
 )
+from node_agent.decision import Decision
 from node_agent.endless_io import Endless
 from node_agent.health import Problem
-from node_agent.membership_loop import Decision
 from node_agent.verified import Verified
 from replication import status
 from replication.actions import Do

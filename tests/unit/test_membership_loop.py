@@ -129,6 +129,7 @@ class World:
         self,
         folder: Path,
         *volumes: str,
+        retry_seconds: float = 0.05,
         look_seconds: float = 0.1,
         missing_seconds: float = 20.0,
     ) -> None:
@@ -139,7 +140,7 @@ class World:
             self.side,
             self.notes,
             threads=2,
-            retry_seconds=0.05,
+            retry_seconds=retry_seconds,
             look_seconds=look_seconds,
             missing_seconds=missing_seconds,
         )
@@ -267,6 +268,25 @@ def test_what_failed_is_told_until_something_is_done(
     assert all(told[first:last]), lines
     assert any("ask-" in line for line in lines[first:last])
     assert not told[-1], lines
+
+
+def test_what_failed_is_not_tried_at_full_speed(make: Callable[..., World]) -> None:
+    """Nor asked for: each permission is a new record, which is a reason to look again."""
+    world = make("v", retry_seconds=60.0, look_seconds=60.0)
+    world.side.failing.add("promote")
+    world.loop.start(world.arbiter)
+    world.until(lambda: "promote" in world.side.names("v"))
+    epoch = world.arbiter.assigned["v"].held.record.epoch
+    for _ in range(5):
+        looks = world.side.looks
+        world.loop.poke("v")
+        world.until(lambda looks=looks: world.side.looks > looks)  # type: ignore[misc]
+    assert world.side.names("v").count("promote") == 1
+    assert world.arbiter.assigned["v"].held.record.epoch == epoch
+
+    world.side.failing.clear()
+    world.side.views["v"] = replace(world.side.views["v"], users=Users.ALIVE)
+    world.loop.require_primary("v", 10.0)
 
 
 def test_one_volume_that_hangs_keeps_no_other_from_its_turn(make: Callable[..., World]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.agents import ARBITER, PERSON, REBOOT, RESYNC, VERIFY, Health, ReplicaReport
+from node_agent.decision import Decision
 from node_agent.endless_io import Endless
-from node_agent.membership_loop import Decision
 from node_agent.replica_status import ReplicaStatuses, problems
 from node_agent.verified import Verified
 from replication.actions import Do
