@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from replication.actions import Do
+from replication.actions import Do, Situation
 from replication.record import View
 
 ASKED = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
@@ -42,16 +42,36 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Circumstances:
+    """What may make another try end otherwise: the kernel, and what is wanted of it.
+
+    Not the record's epoch, which each permission raises.
+    """
+
+    view: View
+    primary: str = ""
+    members: tuple[str, ...] = ()
+    forced: str = ""
+
+    @classmethod
+    def of(cls, now: Situation) -> Circumstances:
+        if now.held is None:
+            return cls(now.view)
+        record = now.held.record
+        return cls(now.view, record.primary, record.members, record.forced)
+
+
+@dataclass(frozen=True)
 class Failed:
     """The last action on the kernel, which could not be done."""
 
     do: Do
     words: str
-    view: View
+    circumstances: Circumstances
     times: int  # in a row
-    until: float  # before that it is not tried again on the same view: time.monotonic()
+    until: float  # before that it is not tried again in the same circumstances: time.monotonic()
 
-    def holds_back(self, do: Do, view: View) -> bool:
+    def holds_back(self, do: Do, now: Circumstances) -> bool:
         """Also what is asked before: each answer would be a new one, and begin it all again."""
-        again = (do is self.do or do in ASKED) and view == self.view
+        again = (do is self.do or do in ASKED) and now == self.circumstances
         return again and time.monotonic() < self.until

@@ -25,7 +25,7 @@ from cluster.errors import Busy, ClusterError, Unavailable
 from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
-from node_agent.decision import ASKED, Decision, Failed
+from node_agent.decision import ASKED, Circumstances, Decision, Failed
 from node_agent.notes import NoteBook
 from replication.actions import Action, Do, Situation, Yes
 from replication.membership import WHOLE, next_action
@@ -288,7 +288,8 @@ class MembershipLoop:
                     self._decide(volume_id, memory, decision)
                     return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
-                if memory.failed and memory.failed.holds_back(action.do, situation.view):
+                here = Circumstances.of(situation)
+                if memory.failed and memory.failed.holds_back(action.do, here):
                     return memory.failed.until - time.monotonic()
                 if before == (action, situation):
                     # It was done, and changed nothing that can be seen: not at full speed.
@@ -352,16 +353,16 @@ class MembershipLoop:
             try:
                 self._side.carry_out(action.do, replace(memory.assignment, held=held))
             except (HostError, ClusterError, OSError) as error:
-                memory.failed = self._failed(action.do, error, seen.view, memory.failed)
+                memory.failed = self._failed(action.do, error, seen, memory.failed)
                 raise
             memory.failed = None
 
-    def _failed(self, do: Do, error: Exception, view: View, before: Failed | None) -> Failed:
+    def _failed(self, do: Do, error: Exception, seen: Situation, before: Failed | None) -> Failed:
         """A few times it is tried again soon, as most of what refuses is about to end."""
         times = 1 + (before.times if before is not None and before.do is do else 0)
         pause = self._retry_seconds * 2 ** min(10, max(0, times - _SOON))
         until = time.monotonic() + min(pause, self._look_seconds)
-        return Failed(do, f"{do}: {error}", view, times, until)
+        return Failed(do, f"{do}: {error}", Circumstances.of(seen), times, until)
 
     def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
         assert seen.held is not None  # next_action asks nothing without one
