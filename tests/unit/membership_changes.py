@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from replication import arbiter_rules
 from replication.record import Disk, Notes
-from tests.unit.membership_model import NAMES, World, put, rolled_back, spend, tell, write
+from tests.unit.membership_model import rolled_back, tell, write
+from tests.unit.membership_world import NAMES, World, put, spend
 
 
 def decisions(world: World) -> Iterator[tuple[str, World]]:

@@ -11,8 +11,9 @@ from functools import partial
 from replication import arbiter_rules
 from replication.record import Disk, Role
 from tests.unit import membership_changes as changes
+from tests.unit import membership_kernel as kernel
 from tests.unit import membership_model as model
-from tests.unit.membership_model import World
+from tests.unit.membership_world import NAMES, Budget, World, put
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def healed(world: World) -> str:
     come to rest with two complete replicas, so that it can be published on either; and with each
     node dead for good, when the other one has to serve if it is in the set.
     """
-    nothing = model.Budget(*(0 for _ in world.budget))
+    nothing = Budget(*(0 for _ in world.budget))
     world = world._replace(link=True, arbiter=(True, True), go_alone=False, budget=nothing)
     one, other = (_mended(world, index) for index in (0, 1))
     whole = _mended(one, 1)
     wrong = _outcome(whole, _publish_somewhere, _serves) or _outcome(whole, _unpublish, _rests)
     for index, living in ((0, one), (1, other)):
-        if not wrong and model.may_lose_power(living.nodes[1 - index]):
-            dead = model.power_off(living, 1 - index)
+        if not wrong and kernel.may_lose_power(living.nodes[1 - index]):
+            dead = kernel.power_off(living, 1 - index)
             wrong = _outcome(dead, partial(_fail_over, to=index), partial(_survives, index=index))
     return wrong
 
@@ -106,9 +107,9 @@ def healed(world: World) -> str:
 def _mended(world: World, index: int) -> World:
     node = world.nodes[index]
     boot = node.boot if node.up else node.boot + 1
-    world = model.put(world, index, up=True, broken=False, boot=boot)
+    world = put(world, index, up=True, broken=False, boot=boot)
     if not any(asked[:2] == (index, node.waiting) for asked in world.asks):
-        world = model.put(world, index, waiting=None)  # by its deadline
+        world = put(world, index, waiting=None)  # by its deadline
     return world
 
 
@@ -166,7 +167,7 @@ def _publish_somewhere(world: World) -> World:
         return model.write(world, arbiter_rules.publish(record, node))
     if record.primary not in record.members and not record.quarantine:
         # Also a controller's task: what is published where no complete replica is fails over.
-        index = model.NAMES.index(record.primary)
+        index = NAMES.index(record.primary)
         through_peer = world.nodes[index].disk is Disk.DISKLESS and world.nodes[index].users
         if not through_peer:
             return model.write(world, arbiter_rules.fail_over(record, record.members[0]))
@@ -185,22 +186,22 @@ def _fail_over(world: World, to: int) -> World:
     if model.rolled_back(world):
         return world
     record = world.held.record
-    if record.primary != model.NAMES[to]:
-        world = model.write(world, arbiter_rules.fail_over(record, model.NAMES[to]))
+    if record.primary != NAMES[to]:
+        world = model.write(world, arbiter_rules.fail_over(record, NAMES[to]))
     return world._replace(go_alone=True)
 
 
 def _survives(world: World, index: int) -> bool:
     node, record = world.nodes[index], world.held.record
-    complete = model.NAMES[index] in record.members and not node.notes.disk_failed
-    return model.can_write(world, index) or not complete or model.rolled_back(world)
+    complete = NAMES[index] in record.members and not node.notes.disk_failed
+    return kernel.can_write(world, index) or not complete or model.rolled_back(world)
 
 
 def _serves(world: World) -> bool:
     whole = _is_whole(world)
     for index, node in enumerate(world.nodes):
         # Through the peer until the disk is replaced: that is said, and a controller's task.
-        if model.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
+        if kernel.can_write(world, index) and (whole or node.disk is Disk.DISKLESS):
             return True
     return False
 

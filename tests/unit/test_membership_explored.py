@@ -18,8 +18,10 @@ from replication.actions import Action, Do, Situation
 from replication.arbiter_rules import Answer
 from replication.record import Connection, Disk, Notes, Role, Statement
 from tests.unit import membership_explorer as explorer
+from tests.unit import membership_kernel as kernel
 from tests.unit import membership_model as model
-from tests.unit.membership_model import Budget, Kernel, World
+from tests.unit.membership_kernel import Kernel
+from tests.unit.membership_world import Budget, World, both, put, running
 
 STATES = int(os.environ.get("XLSS_EXPLORE_STATES", "12000"))
 SEEDS = int(os.environ.get("XLSS_EXPLORE_SEEDS", "80"))
@@ -32,58 +34,58 @@ Patch = pytest.MonkeyPatch
 
 def resynced(budget: Budget) -> World:
     """``a`` serves alone; ``b`` has just caught up and is not in the set yet."""
-    record = replace(model.both(), members=("a",), boots=model.both().boots[:1], epoch=2)
-    world = model.running(budget, record)
-    return world._replace(backup=Held(model.both(), 1))
+    record = replace(both(), members=("a",), boots=both().boots[:1], epoch=2)
+    world = running(budget, record)
+    return world._replace(backup=Held(both(), 1))
 
 
 def frozen(budget: Budget) -> World:
     """The link is cut under a write, and both sides have noticed."""
-    world = model.write_one(model.running(budget), 0)._replace(link=False, session=False)
+    world = kernel.write_one(running(budget), 0)._replace(link=False, session=False)
     for index in (0, 1):
-        world = model.notice_loss(world, index, Connection.CONNECTING)
+        world = kernel.notice_loss(world, index, Connection.CONNECTING)
     return world
 
 
 def powerless(budget: Budget) -> World:
     """A write is acknowledged; then both nodes lose their power."""
-    world = model.write_one(model.running(budget), 0)
-    world = model.put(world, 1, data=1)
-    world = model.acknowledge(world, 0)
-    return model.power_off(model.power_off(world, 0), 1)
+    world = kernel.write_one(running(budget), 0)
+    world = put(world, 1, data=1)
+    world = kernel.acknowledge(world, 0)
+    return kernel.power_off(kernel.power_off(world, 0), 1)
 
 
 def unpublished(budget: Budget) -> World:
     """``a`` is not demoted yet; of what it has acknowledged ``b`` has written out nothing."""
-    world = model.running(budget, replace(model.both(), primary=""))
-    world = model.write_one(world, 0)
-    return model.acknowledge(model.put(world, 1, data=1), 0)
+    world = running(budget, replace(both(), primary=""))
+    world = kernel.write_one(world, 0)
+    return kernel.acknowledge(put(world, 1, data=1), 0)
 
 
 def behind(budget: Budget) -> World:
     """``a`` was permitted to serve alone and has acknowledged a write that ``b`` does not have."""
-    record = replace(model.both(), members=("a",), boots=model.both().boots[:1], epoch=2)
-    world = model.running(budget, record)._replace(link=False, session=False)
+    record = replace(both(), members=("a",), boots=both().boots[:1], epoch=2)
+    world = running(budget, record)._replace(link=False, session=False)
     for index in (0, 1):
-        world = model.put(world, index, connection=Connection.CONNECTING)
-    return model.write_one(model.fresh(world, 0), 0)._replace(backup=Held(model.both(), 1))
+        world = put(world, index, connection=Connection.CONNECTING)
+    return kernel.write_one(kernel.fresh(world, 0), 0)._replace(backup=Held(both(), 1))
 
 
 def syncing(budget: Budget) -> World:
     """The primary has crashed after a write and come back: ``b``, in the set, is its target."""
-    world = model.put(powerless(budget), 1, stable=1)
+    world = put(powerless(budget), 1, stable=1)
     for index in (0, 1):
-        world = model.put(world, index, up=True, boot=2 - index, disk=Disk.CONSISTENT)
-    return model.handshake(world)
+        world = put(world, index, up=True, boot=2 - index, disk=Disk.CONSISTENT)
+    return kernel.handshake(world)
 
 
 def new(budget: Budget) -> World:
     """Just made and published on ``a``: nobody was primary yet."""
-    world = model.running(budget, replace(model.both(), active="", boots=()))
-    return model.put(world, 0, role=Role.SECONDARY)
+    world = running(budget, replace(both(), active="", boots=()))
+    return put(world, 0, role=Role.SECONDARY)
 
 
-STARTS = [model.running, unpublished, resynced, frozen, powerless, behind, syncing, new]
+STARTS = [running, unpublished, resynced, frozen, powerless, behind, syncing, new]
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -177,7 +179,7 @@ def rule_7(patch: Patch) -> None:
 
 def rule_8(patch: Patch) -> None:
     """The fence helper says yes to everybody."""
-    patch.setattr(model, "fence_helper", lambda _: 7)
+    patch.setattr(kernel, "fence_helper", lambda _: 7)
 
 
 def rule_9(patch: Patch) -> None:
@@ -282,8 +284,8 @@ SEARCHED = [
     (rule_1, behind(DECISION._replace(writes=1))),
     (rule_4, model.tell(model.tell(resynced(NARROW), 0), 1)),
     (rule_7, unpublished(NARROW._replace(writes=0, replicas=1))),
-    (rule_9, model.running(ONE_WRITE)),
-    (rule_12, model.power_off(syncing(DECISION._replace(writes=1)), 0)),
+    (rule_9, running(ONE_WRITE)),
+    (rule_12, kernel.power_off(syncing(DECISION._replace(writes=1)), 0)),
 ]
 
 
