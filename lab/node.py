@@ -185,6 +185,11 @@ class Node:
         for disk in self._faulty_disks.values():
             disk.attach()
 
+    def prefer(self) -> None:
+        """Let it have its processor before other nodes, until it is powered off."""
+        if self.pid is not None:
+            processors.prefer(faults.kernel_pid(self.pid))
+
     def start(self) -> None:
         """Power on and wait until the node answers; BootFailed if it does not."""
         self.begin_start()

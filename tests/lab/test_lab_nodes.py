@@ -153,6 +153,21 @@ def test_a_node_is_moved_to_a_processor_with_all_that_runs_in_it(node: Node) -> 
     before.kill()
 
 
+def test_a_preferred_node_is_so_with_all_that_runs_in_it(node: Node) -> None:
+    assert node.pid is not None
+    kernel = faults.kernel_pid(node.pid)
+    if not Path(f"/proc/{kernel}/autogroup").exists():
+        pytest.skip("this host does not group processes by session")
+    node.prefer()
+    sleeper = node.spawn(["sleep", "1000"], log="/run/sleep.log")
+    groups: set[str] = set()
+    for task in processors.tasks(kernel):
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            groups.add(Path(f"/proc/{task}/autogroup").read_text())
+    sleeper.kill()
+    assert [group.split()[-1] for group in groups] == ["-10"], groups
+
+
 def test_nodes_reach_a_process_on_the_host(lab: Lab, node: Node) -> None:
     argv = [sys.executable, "-c", ECHO_SERVER, "tcp", "7777"]
     server = lab.spawn(argv, log="host-echo.log")
