@@ -29,7 +29,7 @@ _BUSY, _ROOM = 0.95, 0.7
 _LEAST, _MOST = 0.1, 0.8
 # A node's kernel does about half of its work; the rest is that of its processes.
 _OF_ITS_KERNEL = 2.0
-_PREFERRED = -10  # as nice(1) counts: nine times the share of another node
+_PREFERRED = -5  # as nice(1) counts: three times the share of another node
 
 
 def on_one(index: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from tests.lab.replica_group import Group
 from tests.lab.replicated import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from lab.node import Node
 
@@ -101,6 +101,9 @@ class Kept:
             self._group, self._wanted = Group(lab, *wanted), wanted
         return self._group
 
+    def nodes(self) -> Collection[Node]:
+        return self._group.nodes() if self._group is not None else ()
+
     def close(self) -> None:
         if self._group is not None:
             self._group.close()
@@ -115,11 +118,16 @@ def kept(lab: Lab) -> Iterator[Kept]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def names_are_free(request: pytest.FixtureRequest) -> None:
-    """A module without `group` gives its nodes whatever names it likes."""
+def names_are_free(request: pytest.FixtureRequest, lab: Lab, kept: Kept) -> None:
+    """A module without `group` gives its nodes whatever names it likes.
+
+    Nor is anything there of a module before it whose own nodes could not be set up.
+    """
     tests = (item for item in request.session.items if item.path == request.path)
     if not any(on_nodes_for_replicas(test) for test in tests):
-        request.getfixturevalue("kept").close()
+        kept.close()
+    for node in [one for one in lab.nodes.values() if one not in kept.nodes()]:
+        lab.remove_node(node)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,18 @@ class Group:
         self._pools = pools
         self._disks = disks
         self._generation = 0
-        self.cluster = self._build()
+        self._cluster: Deployment | None = None
+        self._sound = False
+
+    @property
+    def cluster(self) -> Deployment:
+        """On new nodes where those before it were given up, which are there until then."""
+        if self._cluster is None or not self._sound:
+            self.close()
+            self._cluster = self._build()
+            self._cluster.start()
+            self._sound = True
+        return self._cluster
 
     def _build(self) -> Deployment:
         nodes = self._lab.add_nodes((ONE, TWO, OTHER), disks=self._disks, memory=384 * MIB)
@@ -42,32 +53,28 @@ class Group:
                     if "/faulty-" in device:
                         node.faulty_disk(f"/dev/{device.rpartition('-')[2]}")
         self._generation += 1
-        name = f"replicated-{self._generation}"
-        cluster = Deployment(
+        return Deployment(
             self._lab,
             nodes,
             pools=self._pools,
             agent=self._agent,
             replication=True,
-            name=name,
+            name=f"replicated-{self._generation}",
         )
-        cluster.start()
-        return cluster
 
     @contextmanager
     def service(self, **options: Any) -> Iterator[Service]:
-        """Afterwards everything runs, and nothing is left of it; new nodes where that fails."""
+        """Afterwards everything runs, and nothing is left of it; else the nodes are given up."""
+        cluster = self.cluster
         try:
-            service = Service(self.cluster, **options)
+            service = Service(cluster, **options)
             yield service
-            self._heal(service)
+            self._heal(cluster, service)
         except BaseException:
-            self.close()
-            self.cluster = self._build()
+            self._sound = False
             raise
 
-    def _heal(self, service: Service) -> None:
-        cluster = self.cluster
+    def _heal(self, cluster: Deployment, service: Service) -> None:
         self._lab.heal()
         if cluster.controller_ended():
             cluster.start_controller()
@@ -84,8 +91,13 @@ class Group:
                 assert time.monotonic() < deadline, (name, left)
                 time.sleep(0.2)
 
+    def nodes(self) -> Collection[Node]:
+        return self._cluster.nodes.values() if self._cluster is not None else ()
+
     def close(self) -> None:
-        self.cluster.remove()
+        if self._cluster is not None:
+            self._cluster.remove()
+        self._cluster = None
 
 
 def _left(node: Node) -> list[str]:

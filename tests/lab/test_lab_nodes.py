@@ -165,7 +165,8 @@ def test_a_preferred_node_is_so_with_all_that_runs_in_it(node: Node) -> None:
         with suppress(FileNotFoundError):  # it has ended meanwhile
             groups.add(Path(f"/proc/{task}/autogroup").read_text())
     sleeper.kill()
-    assert [group.split()[-1] for group in groups] == ["-10"], groups
+    (group,) = groups
+    assert int(group.split()[-1]) < 0
 
 
 def test_nodes_reach_a_process_on_the_host(lab: Lab, node: Node) -> None:
