@@ -38,7 +38,8 @@ class _Client:
             target,
             options=[
                 ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
+                # For so long a connection may take to come about: nodes can be slow.
+                ("grpc.min_reconnect_backoff_ms", 5000),
                 ("grpc.max_reconnect_backoff_ms", 200),
                 ("grpc.use_local_subchannel_pool", 1),
             ],
@@ -48,7 +49,7 @@ class _Client:
     def probe(self) -> bool:
         """Whether the plugin serves and is ready."""
         try:
-            ready: bool = self.identity.Probe(pb.ProbeRequest(), timeout=2.0).ready.value
+            ready: bool = self.identity.Probe(pb.ProbeRequest(), timeout=10.0).ready.value
         except grpc.RpcError:
             return False
         return ready
