@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from replication.actions import Do, Situation
+from replication.actions import ASKED, Do, Situation
 from replication.record import View
-
-ASKED = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
-"""What is asked of the arbiter, and leaves the kernel as it is."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Failed:
     times: int  # in a row
     until: float  # before that it is not tried again in the same circumstances: time.monotonic()
 
-    def holds_back(self, do: Do, now: Circumstances) -> bool:
+    def holds_back(self, do: Do, now: Situation) -> bool:
         """Also what is asked before: each answer would be a new one, and begin it all again."""
-        again = (do is self.do or do in ASKED) and now == self.circumstances
+        again = (do is self.do or do in ASKED) and Circumstances.of(now) == self.circumstances
         return again and time.monotonic() < self.until

@@ -25,15 +25,14 @@ from cluster.errors import Busy, ClusterError, Unavailable
 from cluster.membership import Held
 from host.errors import HostError
 from node_agent.arbiter import Arbiter, Assignment
-from node_agent.decision import ASKED, Circumstances, Decision, Failed
+from node_agent.decision import Circumstances, Decision, Failed
 from node_agent.notes import NoteBook
-from replication.actions import Action, Do, Situation, Yes
+from replication.actions import ASKED, FLUSHED_BEFORE, Action, Do, Situation, Yes
 from replication.membership import WHOLE, next_action
 from replication.record import Connection, Disk, Role, Statement, View
 
 _log = logging.getLogger(__name__)
 
-_FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
 # More in one turn than any way from one rest to the next: then others have their turn first.
 _ACTIONS_A_TURN = 30
 _TURN_SECONDS = 30.0
@@ -282,14 +281,15 @@ class MembershipLoop:
                 if action.do is Do.WAIT and self._miss_each_other(memory, situation):
                     action = Action(Do.FORCE_DISCONNECT, "both sides try to connect in vain: anew")
                 elif action.do is Do.WAIT:
+                    if serving:
+                        memory.failed = None
                     decision = Decision(
                         action.do, action.reason, serving=serving, person=action.person
                     )
                     self._decide(volume_id, memory, decision)
                     return self._look_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
                 self._decide(volume_id, memory, Decision(action.do, action.reason))
-                here = Circumstances.of(situation)
-                if memory.failed and memory.failed.holds_back(action.do, here):
+                if memory.failed and memory.failed.holds_back(action.do, situation):
                     return memory.failed.until - time.monotonic()
                 if before == (action, situation):
                     # It was done, and changed nothing that can be seen: not at full speed.
@@ -367,7 +367,7 @@ class MembershipLoop:
     def _ask(self, what: Do, volume_id: str, memory: _Memory, seen: Situation) -> None:
         assert seen.held is not None  # next_action asks nothing without one
         memory.yes = None
-        if what in _FLUSHED_BEFORE:
+        if what in FLUSHED_BEFORE:
             self._side.flush(memory.assignment)
         statement = Statement(seen.view, seen.held.revision, seen.notes.epoch)
         answer = self._arbiter.ask(what, volume_id, statement, seen.notes.record)
@@ -381,8 +381,6 @@ class MembershipLoop:
         with self._changed:
             unheard = self._present is None
         word = "" if decision.serving or unheard else memory.assignment.word
-        if decision.serving:
-            memory.failed = None
         before = memory.failed.words if memory.failed is not None else ""
         decision = replace(decision, before=before, word=word, unheard=unheard)
         if old is None or (old.do, old.words) != (decision.do, decision.words):

@@ -44,6 +44,12 @@ class Do(StrEnum):
     REPORT_REBOOT = "report-reboot"  # nothing but a reboot ends this node's users
 
 
+FLUSHED_BEFORE = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_CONFIRM)
+"""Questions that are answered for what is on the disk."""
+ASKED = (*FLUSHED_BEFORE, Do.ASK_LEAVE, Do.ASK_FILL, Do.REPORT)
+"""What is asked of the arbiter, and leaves the kernel as it is."""
+
+
 @dataclass(frozen=True)
 class Action:
     do: Do

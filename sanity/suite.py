@@ -77,12 +77,12 @@ def run_variant(lab: Lab, variant: Variant, progress: Progress = lambda done: No
     began = time.monotonic()
     names = [f"sanity-{variant.name}", *(f"peer-{n}" for n in range(1, variant.nodes))]
     nodes = lab.add_nodes(names, disks=(DISK,), memory=NODE_MEMORY)
-    if variant.nodes > 1:
-        # The suite calls once, where sidecars and kubelet call again: it would fail of replicas
-        # that lose each other, starved by the nodes of other tests.
-        for node in nodes:
-            node.prefer()
     try:
+        if variant.nodes > 1:
+            # The suite calls once, where sidecars and kubelet call again: it would fail of
+            # replicas that lose each other, starved by the nodes of other tests.
+            for node in nodes:
+                node.prefer()
         plugin = _Plugin(lab, nodes, variant)
         try:
             output, specs, problems = plugin.run(binary, progress)

@@ -1,4 +1,4 @@
-"""The kernel in those worlds: an abstract DRBD 8.4, written after its source.
+"""The kernel in the worlds of ``membership_world``: an abstract DRBD 8.4, written after its source.
 
 What freezes, what thaws, which generation begins when, who becomes the source. Where two outcomes
 are possible, the worse one for the data is taken.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from cluster.membership import Held
 from replication import arbiter_rules, membership
-from replication.actions import Action, Do, Situation, Yes
+from replication.actions import ASKED, Action, Do, Situation, Yes
 from replication.arbiter_rules import Answer
 from replication.record import (
     CONNECTED,
@@ -53,7 +53,6 @@ from tests.unit.membership_world import (
 )
 
 PERMITS = (Do.ASK_ALONE, Do.ASK_CONNECTED, Do.ASK_FILL)
-ASKS = (*PERMITS, Do.ASK_LEAVE, Do.ASK_CONFIRM, Do.REPORT)
 # What is decided, and then carried out much later by an agent that was paused in between.
 PAUSED = (
     *(Do.RESUME_IO, Do.CONNECT, Do.PROMOTE, Do.WRITE_GRANT, Do.FORCE_DISCONNECT, Do.ASK_ALONE),
@@ -109,7 +108,7 @@ def carry_out(world: World, index: int, action: Action) -> World | None:
     """None: refused by the kernel, or impossible; the agent begins anew."""
     node = world.nodes[index]
     do = action.do
-    if do in ASKS:
+    if do in ASKED:
         world = put(world, index, stable=node.data, waiting=do)
         stated = Statement(view_of(world, index), world.held.revision, node.notes.epoch)
         return world._replace(asks=(*world.asks, (index, do, stated)))
