@@ -73,6 +73,7 @@ class _Memory:
     assignment: Assignment
     answered: Held | None = None  # newer than that of the assignment
     yes: Yes | None = None
+    yes_until: float = 0.0  # time.monotonic()
     decision: Decision | None = field(default=None)
     failed: Failed | None = None  # None once an action was carried out
     missing_since: float | None = None  # both sides try to connect: time.monotonic()
@@ -83,6 +84,9 @@ class MembershipLoop:
     at most after many failures.
 
     ``missing_seconds``: for so long both sides may try to connect before one begins anew.
+    ``permission_seconds``: after its question a permission counts no longer. Nothing is lost where
+    it does, but an agent that stood still has missed that the volume was unpublished, or that a
+    person has chosen the other replica; more than a question, a note and a look take.
 
     New assignments are acted on at once, as the arbiter notifies of them, and so are DRBD's events,
     by ``poke``. Nothing else ends a WAIT: while users, a suspended face or a grant count, there is
@@ -98,12 +102,14 @@ class MembershipLoop:
         retry_seconds: float = 2.0,
         look_seconds: float = 15.0,
         missing_seconds: float = 20.0,
+        permission_seconds: float = 15.0,
     ) -> None:
         self._side = side
         self._notes = notes
         self._retry_seconds = retry_seconds
         self._look_seconds = look_seconds
         self._missing_seconds = missing_seconds
+        self._permission_seconds = permission_seconds
         self._changed = threading.Condition()
         self._memory: dict[str, _Memory] = {}
         self._due: dict[str, float] = {}  # volume -> time.monotonic()
@@ -317,6 +323,8 @@ class MembershipLoop:
         if assignment is not None:
             held = memory.answered or assignment.held
             self._arbiter.tell(volume_id, Statement(view, held.revision, notes.epoch))
+        if time.monotonic() >= memory.yes_until:
+            memory.yes = None
         known = memory.assignment
         return Situation(view, notes, held, memory.yes, known.peer, known.go_alone)
 
@@ -370,6 +378,7 @@ class MembershipLoop:
         if what in FLUSHED_BEFORE:
             self._side.flush(memory.assignment)
         statement = Statement(seen.view, seen.held.revision, seen.notes.epoch)
+        memory.yes_until = time.monotonic() + self._permission_seconds
         answer = self._arbiter.ask(what, volume_id, statement, seen.notes.record)
         memory.answered = answer.held
         if not answer.granted:

@@ -40,6 +40,7 @@ class RuledArbiter:
         held = Held(RECORD, 5)
         self.assigned = {v: Assignment(v, held, replication, "s" * 32) for v in volumes}
         self.lost = False
+        self.late = 0.0  # seconds that the next answer is on its way
         self.told: dict[str, Statement] = {}
         self.changed: Callable[[], None] | None = None
 
@@ -56,6 +57,8 @@ class RuledArbiter:
         if found.record != held.record:
             held = Held(found.record, held.revision + 1)
             self.assigned[volume_id] = replace(self.assigned[volume_id], held=held)
+        late, self.late = self.late, 0.0
+        time.sleep(late)
         return Answer(found.granted, held, found.reason)
 
     def tell(self, volume_id: str, statement: Statement) -> None:
@@ -132,6 +135,7 @@ class World:
         retry_seconds: float = 0.05,
         look_seconds: float = 0.1,
         missing_seconds: float = 20.0,
+        permission_seconds: float = 15.0,
     ) -> None:
         self.arbiter = RuledArbiter(*volumes)
         self.side = ScriptedSide()
@@ -143,6 +147,7 @@ class World:
             retry_seconds=retry_seconds,
             look_seconds=look_seconds,
             missing_seconds=missing_seconds,
+            permission_seconds=permission_seconds,
         )
 
     def decided(self, volume_id: str) -> str:
@@ -197,6 +202,20 @@ def test_a_frozen_primary_goes_on_when_it_is_permitted_to(make: Callable[..., Wo
     assert world.side.names("v") == ["force-disconnect", "flush", "resume-io"]
     assert world.arbiter.assigned["v"].held.record.members == ("a",)
     assert world.notes.of("v").epoch == world.arbiter.assigned["v"].held.record.epoch
+
+
+def test_an_old_answer_permits_nothing(make: Callable[..., World]) -> None:
+    """An agent that stood still has missed what was decided meanwhile."""
+    world = make("v", permission_seconds=1.0)
+    world.loop.start(world.arbiter)
+    world.loop.require_primary("v", 10.0)
+    world.side.done.clear()
+    world.arbiter.late = 1.1
+    world.side.freeze("v")
+    world.loop.poke("v")
+    world.until(lambda: "resume-io" in world.side.names("v"))
+
+    assert world.side.names("v") == ["force-disconnect", "flush", "flush", "resume-io"]
 
 
 def test_without_an_arbiter_a_frozen_primary_is_not_resumed(make: Callable[..., World]) -> None:
