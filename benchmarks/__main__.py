@@ -27,6 +27,7 @@ from benchmarks.figures import Figure, Findings
 from benchmarks.site import Site, site
 from lab.errors import LabError
 from lab.interrupt import end_at_interrupt
+from lab.kernel import default_kernel
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LOCAL = ("creation", "rate", "io", "footprint", "cost")
@@ -100,16 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = True
     stolen = _stolen(before, psutil.cpu_times())
     findings.show(console)
+    kernel = default_kernel().release
     console.print(
-        f"the machine below took {stolen:.0%} of this one's processor time: the more, the less"
-        " figures of different moments can be compared",
+        f"nodes ran Linux {kernel}; the machine below took {stolen:.0%} of this one's processor"
+        " time: the more, the less figures of different moments can be compared",
         highlight=False,
     )
     path = options.json or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         findings.to_json(
-            quick=options.quick, measured_at=time.strftime("%FT%T%z"), stolen=round(stolen, 3)
+            quick=options.quick,
+            measured_at=time.strftime("%FT%T%z"),
+            stolen=round(stolen, 3),
+            kernel=kernel,
         )
     )
     console.print(f"written to {path}")

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from benchmarks.device_io import PATTERNS, SIZE, Pattern, compared, rates
@@ -85,14 +85,15 @@ def device_rates(site: Orchestrator, rounds: int, seconds: float) -> list[Figure
     raw = f"/dev/{_GROUP}/vol-{single.volume_id}"
     found: dict[Pattern, list[_Rates]] = {pattern: [] for pattern in PATTERNS}
     try:
-        for hand_first in (False, True):
-            with _both(site, where, hand_first) as mine:
-                _fill(site.node(where), mine, _HAND, raw)
+        for makers in itertools.permutations((_ours, _by_hand)):
+            with ExitStack() as stack:
+                made = {make: stack.enter_context(make(site, where)) for make in makers}
+                devices = (made[_ours], made[_by_hand], raw, alone)
+                _fill(site.node(where), *devices[:3])
                 for pattern, halves in found.items():
-                    half = _measure(
-                        site.node(where), pattern, (mine, _HAND, raw, alone), rounds // 2, seconds
+                    halves.append(
+                        _measure(site.node(where), pattern, devices, rounds // 2, seconds)
                     )
-                    halves.append(half)
     finally:
         site.withdraw(single, where)
         site.delete(single)
@@ -101,21 +102,26 @@ def device_rates(site: Orchestrator, rounds: int, seconds: float) -> list[Figure
 
 
 @contextmanager
-def _both(site: Orchestrator, where: str, hand_first: bool) -> Iterator[str]:
-    """Ours and the one by hand, in sync and primary there. Yields the path of ours."""
-    if hand_first:
-        _make_by_hand(site, where)
-    ours = site.create("bench-two", SIZE, **_THICK, replicas="2")
+def _ours(site: Orchestrator, where: str) -> Iterator[str]:
+    """A replicated volume, in sync and served there; its path."""
+    volume = site.create("bench-two", SIZE, **_THICK, replicas="2")
     try:
-        mine = site.serve(ours, where)
-        if not hand_first:
-            _make_by_hand(site, where)
-        site.until_in_sync(ours)
-        yield mine
+        path = site.serve(volume, where)
+        site.until_in_sync(volume)
+        yield path
+    finally:
+        site.withdraw(volume, where)
+        site.delete(volume)
+
+
+@contextmanager
+def _by_hand(site: Orchestrator, where: str) -> Iterator[str]:
+    """The same made by hand, in sync and primary there; its path."""
+    try:
+        _make_by_hand(site, where)
+        yield _HAND
     finally:
         _remove_by_hand(site)
-        site.withdraw(ours, where)
-        site.delete(ours)
 
 
 def _fill(node: Node, *devices: str) -> None:

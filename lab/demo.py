@@ -56,6 +56,7 @@ def main() -> int:
         lab = Lab()
         nodes = lab.add_nodes(3, disks=DISKS, memory=512 * MIB)
         say(", ".join(f"{node.name} ({node.address})" for node in nodes))
+        say(f"Linux {nodes[0].run(['uname', '-r']).text}")
     try:
         pool = Pool(devices=("/dev/ubdb", "/dev/ubdc"), settings={"thin_size": "80%"})
         cluster = Deployment(lab, nodes, pools=(pool,), replication=True)

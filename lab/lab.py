@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lab import network, sandbox, wakeups
 from lab.errors import LabError
 from lab.host_process import HostProcess
+from lab.kernel import default_kernel
 from lab.node import ENVIRONMENT, MIB, Node, tail
 from lab.paths import FILES, PROJECT, SHARE
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-MODULES = Path("/usr/lib/uml/modules")
 PACKAGES = ("cli", "csi", "node_agent", "replication", "host", "cluster", "lab")
 MAX_NODES = 250
 NODE_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -33,7 +33,7 @@ class Lab:
     """
 
     def __init__(self, wakeup_seconds: float = wakeups.SECONDS) -> None:
-        link_modules()
+        default_kernel().link_modules()
         compile_packages()
         sandbox.enter()
         self.share = SHARE
@@ -183,15 +183,6 @@ class Lab:
         for folder in (self.share, self.folder):
             shutil.rmtree(folder)
             folder.mkdir()
-
-
-def link_modules() -> None:
-    """Let modprobe in the nodes find the kernel's modules: /lib/modules/<release>."""
-    for release in MODULES.iterdir():
-        link = Path("/lib/modules") / release.name
-        if not link.exists():
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(release)
 
 
 def compile_packages() -> None:

@@ -18,7 +18,7 @@ from lab.client import Client
 from lab.errors import BootFailed, CommandFailed, LabError, NodeDown
 from lab.faulty_disk import FaultyDisk
 from lab.guest_process import GuestProcess
-from lab.kernel_argv import kernel_argv
+from lab.kernel import kernel_argv
 from lab.paths import PROJECT, RUN
 from lab.sandbox import start_process
 

@@ -16,7 +16,7 @@ from lab.errors import LabError
 from lab.guest_process import GuestProcess
 from lab.lab import Lab
 from lab.node import Node
-from lab.paths import PROJECT, PYTHON
+from lab.paths import CACHE, PROJECT, PYTHON
 from sanity import report
 from sanity.report import Spec
 from sanity.variants import FOLDER, MIB, Variant
@@ -55,10 +55,9 @@ class Run:
 
 def find_binary() -> Path:
     """The csi-sanity that `scripts/setup.sh sanity` has built. Raises LabError."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     places = [
         os.environ.get("CSI_SANITY", ""),
-        f"{cache}/xlss/csi-sanity-{VERSION}/csi-sanity",
+        f"{CACHE}/csi-sanity-{VERSION}/csi-sanity",
         shutil.which("csi-sanity") or "",
         str(Path.home() / "go" / "bin" / "csi-sanity"),
     ]

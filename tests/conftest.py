@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import node_agent  # noqa: F401 - has to come before every import of gRPC
 from lab import sandbox
+from lab.kernel import default_kernel
 from lab.lab import Lab
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _LONG = (
     *_BY_PARAMETER,
     "tests/lab/test_replicated_crashes.py",
     "tests/lab/test_chaos_short.py",
+    "tests/lab/test_demo.py",
 )
 # Property of a test: the longest pause of a write that changes of replicas have caused, in seconds.
 LONGEST_PAUSE = "longest pause of a write while its replicas change"
@@ -39,6 +41,10 @@ class ByLabNodes(LoadScopeScheduling):
         if path in _BY_PARAMETER:
             return f"{path}[{nodeid.partition('[')[2].partition('-')[0]}"
         return path
+
+
+def pytest_report_header() -> str:
+    return f"lab nodes: Linux {default_kernel().release}"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
