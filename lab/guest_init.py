@@ -61,7 +61,7 @@ def enter_private_root() -> None:
     check(libc.umount2(b"/mnt", MNT_DETACH), "umount the old root")
 
 
-def mount_system(share: str, project: str) -> None:
+def mount_system(share: str, project: str, cache: str) -> None:
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=755")
@@ -72,8 +72,9 @@ def mount_system(share: str, project: str) -> None:
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     subtree = pathlib.Path("/sys/fs/cgroup/cgroup.subtree_control")
     subtree.write_text(" ".join(f"+{name}" for name in CGROUP_CONTROLLERS))
-    if not pathlib.Path(project).exists():  # a clone in /tmp, behind the node's own
-        mount("none", project, "hostfs", MS_RDONLY, project)
+    for folder in (project, cache):
+        if not pathlib.Path(folder).exists():  # in the host's /tmp, behind the node's own
+            mount("none", folder, "hostfs", MS_RDONLY, folder)
     mount("none", share, "hostfs", 0, share)
     check(libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SHARED), None), "share /")
     pathlib.Path("/run/lock").mkdir(exist_ok=True)
@@ -120,9 +121,10 @@ def reap_until(server: int) -> None:
 
 
 def main() -> None:
-    environment = {key: os.environ[key] for key in ("NODE", "INDEX", "SHARE", "PROJECT", "UDEV")}
+    keys = ("NODE", "INDEX", "SHARE", "PROJECT", "CACHE", "UDEV")
+    environment = {key: os.environ[key] for key in keys}
     enter_private_root()
-    mount_system(environment["SHARE"], environment["PROJECT"])
+    mount_system(environment["SHARE"], environment["PROJECT"], environment["CACHE"])
     configure_network(environment["NODE"], int(environment["INDEX"]))
     subprocess.run(["/sbin/modprobe", "-a", "dm-mod", "loop"], check=False)
     have_no_caches()

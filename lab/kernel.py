@@ -76,6 +76,7 @@ def kernel_argv(node: Node) -> list[str]:
         f"INDEX={node.index}",
         f"SHARE={SHARE}",
         f"PROJECT={PROJECT}",
+        f"CACHE={CACHE}",
         f"UDEV={int(node.udev)}",
         "--",
         "-IS",

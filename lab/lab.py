@@ -14,7 +14,7 @@ from lab.errors import LabError
 from lab.host_process import HostProcess
 from lab.kernel import default_kernel
 from lab.node import ENVIRONMENT, MIB, Node, tail
-from lab.paths import FILES, PROJECT, SHARE
+from lab.paths import CACHE, FILES, PROJECT, SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +33,7 @@ class Lab:
     """
 
     def __init__(self, wakeup_seconds: float = wakeups.SECONDS) -> None:
+        CACHE.mkdir(parents=True, exist_ok=True)
         default_kernel().link_modules()
         compile_packages()
         sandbox.enter()

@@ -51,8 +51,9 @@ class Run:
         self.world.settle(SETTLING_SECONDS)
         for number, faults, changes, lasting, check in schedule(self.seed, len(self.world.keepers)):
             self.rounds = number
-            said = f"{', '.join(map(str, faults))} for {lasting:.1f} s; "
-            said += ", ".join(map(str, changes))
+            said = f"{', '.join(map(str, faults))} for {lasting:.1f} s"
+            if changes:
+                said += f"; {', '.join(map(str, changes))}"
             try:
                 self.changes.update(change.kind for change in changes)
                 self.world.changes.begin(changes)

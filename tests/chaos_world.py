@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _DISKS = (1024 * MIB,)
 # Volumes that have grown, with their snapshots, hold much less than they may.
-_POOLS = (Pool(settings={"overcommit": 10.0}),)
+_DISK = "/dev/ubdb"
+_POOLS = (Pool(devices=("/dev/mapper/faulty-ubdb",), settings={"overcommit": 10.0}),)
 # What a change has left on a node that was away is to be gone within a round.
 _CONTROLLER = {"reconcile_seconds": 5.0}
 
@@ -35,6 +36,9 @@ class World:
     def __init__(self, lab: Lab, volumes: int) -> None:
         self._lab = lab
         self.nodes = {node.name: node for node in lab.add_nodes(NODES, disks=_DISKS)}
+        for node in self.nodes.values():
+            node.faulty_disk(_DISK)
+        self._failed: set[str] = set()
         self.cluster = Deployment(
             lab,
             list(self.nodes.values()),
@@ -74,6 +78,7 @@ class World:
             "pause-agent": lambda name: self._pause_agent(name),
             "pause-node": self._pause,
             "shift-clock": lambda name, by: self._running(name).shift_clock(float(by)),
+            "disk-errors": self._fail_disk,
             "move": lambda number: self.keepers[int(number) % len(self.keepers)].want_move(),
         }
         with suppress(LabError, KeyError):
@@ -116,8 +121,19 @@ class World:
     def _pause_agent(self, name: str) -> None:
         self._running(name).pause_process(self.cluster.agent(name).pid)
 
+    def _fail_disk(self, name: str, how: str) -> None:
+        disk = self._running(name).faulty_disk(_DISK)
+        self._failed.add(name)
+        disk.fail() if how == "fail" else disk.fail_writes()
+
     def heal(self) -> None:
-        """Undo all of them: everything runs again."""
+        """Undo all of them: everything runs again.
+
+        A thin pool that has met a failed disk works again when its node has been rebooted.
+        """
+        for name in self._failed:
+            self.nodes[name].kill(silently=True)
+        self._failed.clear()
         self._lab.heal()
         for name, node in self.nodes.items():
             if not node.running:

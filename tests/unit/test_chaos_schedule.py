@@ -33,10 +33,19 @@ def test_every_fault_and_every_change_comes_up() -> None:
 
 def test_changes_begin_while_the_faults_last() -> None:
     for one in rounds(2):
-        assert one.changes
+        assert one.changes or one.faults[0].kind == "disk-errors"
         assert all(0 <= change.after <= one.seconds for change in one.changes)
         kinds = [change.kind for change in one.changes]
         assert len(kinds) == len(set(kinds))
+
+
+def test_a_failed_disk_is_the_only_replica_that_is_lost() -> None:
+    failing = [one for one in rounds(5) if any(f.kind == "disk-errors" for f in one.faults)]
+    assert MANY / 10 < len(failing) < MANY / 3
+    lost = {"power-off", "power-off-both", "isolate", "cut-link", "pause-node", "disturb"}
+    for one in failing:
+        assert not one.changes
+        assert not lost & {fault.kind for fault in one.faults}
 
 
 def test_faults_do_not_depend_on_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
