@@ -43,8 +43,9 @@ class Effort:
 
     rounds: int  # of create and delete, each way
     rates: int  # of the 16 clients against one
-    io_rounds: int
-    io_seconds: float
+    face_rounds: int
+    replica_rounds: int
+    io_seconds: float  # of a turn of fio
     starts: int
     volumes: int  # that are there for the second half
     failovers: int
@@ -57,7 +58,8 @@ class Effort:
 THOROUGH = Effort(
     rounds=15,
     rates=3,
-    io_rounds=40,
+    face_rounds=80,
+    replica_rounds=40,
     io_seconds=0.25,
     starts=5,
     volumes=creation.MANY,
@@ -70,7 +72,8 @@ THOROUGH = Effort(
 QUICK = Effort(
     rounds=3,
     rates=1,
-    io_rounds=5,
+    face_rounds=5,
+    replica_rounds=5,
     io_seconds=0.2,
     starts=1,
     volumes=20,
@@ -156,7 +159,7 @@ def _replicated(
     with replication.pair() as bench:
         if "replicated-io" in parts:
             progress.update(task, description="fio on a replicated volume and on DRBD by hand")
-            figures += replication.device_rates(bench, effort.io_rounds, effort.io_seconds)
+            figures += replication.device_rates(bench, effort.replica_rounds, effort.io_seconds)
         if "failover" in parts:
             progress.update(task, description=f"{effort.failovers} failovers")
             figures += replication.failover(bench, effort.failovers)
@@ -194,7 +197,7 @@ class _Benchmarks:
         if "io" in self._parts:
             self._say("fio on the face and on the logical volume")
             effort = self._effort
-            self._add(device_io.measure(self._site, effort.io_rounds, effort.io_seconds))
+            self._add(device_io.measure(self._site, effort.face_rounds, effort.io_seconds))
         if "cost" in self._parts:
             self._say("what a request costs")
             self._findings.costs.extend(cost.measure(self._site))

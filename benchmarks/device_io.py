@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import Figure, Target, at_least, median_ratio
+from benchmarks.figures import Figure, Target, at_least, mean_ratio, median_ratio
 from benchmarks.site import GROUP, MIB, Site
 from lab.csi_client import block
 from lab.node import Node
@@ -65,8 +65,10 @@ def compared(
     theirs: Sequence[float],
     target: Target | None = None,
 ) -> Figure:
-    """The median of the rounds' ratios, and the medians that it comes from."""
-    basis = f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}"
+    """The median of the rounds' ratios, the medians that it comes from, and how they scatter."""
+    _, error = mean_ratio(ours, theirs)
+    medians = f"{statistics.median(ours):.0f} / {statistics.median(theirs):.0f} {pattern.unit}"
+    basis = f"{medians}, ± {error:.3f}"
     return Figure(group, pattern.name, median_ratio(ours, theirs), "", target, basis)
 
 
