@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.chaos_schedule import Fault
 
 _DISKS = (1024 * MIB,)
-# Volumes that have grown, with their snapshots, hold much less than they may.
 _DISK = "/dev/ubdb"
+# Volumes that have grown, with their snapshots, hold much less than they may.
 _POOLS = (Pool(devices=("/dev/mapper/faulty-ubdb",), settings={"overcommit": 10.0}),)
 # What a change has left on a node that was away is to be gone within a round.
 _CONTROLLER = {"reconcile_seconds": 5.0}
@@ -124,7 +124,7 @@ class World:
     def _fail_disk(self, name: str, how: str) -> None:
         disk = self._running(name).faulty_disk(_DISK)
         self._failed.add(name)
-        disk.fail() if how == "fail" else disk.fail_writes()
+        getattr(disk, how)()
 
     def heal(self) -> None:
         """Undo all of them: everything runs again.

@@ -43,8 +43,10 @@ class ByLabNodes(LoadScopeScheduling):
         return path
 
 
-def pytest_report_header() -> str:
-    return f"lab nodes: Linux {default_kernel().release}"
+def pytest_report_header() -> list[str]:
+    kernel = default_kernel()
+    # Tests of the Python code alone run where the lab was never set up.
+    return [f"lab nodes: Linux {kernel.release}"] if kernel.program.exists() else []
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
