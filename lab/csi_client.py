@@ -66,6 +66,14 @@ class ControllerClient(_Client):
         self.stub = rpc.ControllerStub(self.channel)
         self.groups = rpc.GroupControllerStub(self.channel)
 
+    def capacity(self, segments: Mapping[str, str], parameters: Mapping[str, str]) -> int:
+        """Bytes that volumes of these parameters can still get there."""
+        request = pb.GetCapacityRequest(
+            accessible_topology=pb.Topology(segments=segments), parameters=parameters
+        )
+        answer: pb.GetCapacityResponse = self.stub.GetCapacity(request, timeout=self.seconds)
+        return answer.available_capacity
+
     def create(
         self,
         name: str,

@@ -108,12 +108,17 @@ class Deployment:
     # Processes
 
     def start(self) -> None:
-        """Start all agents, then the controller, which so finds all of them; wait for each."""
+        """Start all agents, then the controller, which so finds all of them; wait for each.
+
+        On each node its first pool has room then: an agent serves before that where it takes long.
+        """
         for name in self.nodes:
             self.spawn_agent(name)
         for name in self.nodes:
             self.wait_for_agent(name)
         self.start_controller()
+        for name in self.nodes:
+            self._wait_for_pool(name)
 
     def spawn_controller(self) -> None:
         argv = [*self.controller_entry, "controller", "--config", str(self.config)]
@@ -172,6 +177,16 @@ class Deployment:
     def wait_for_agent(self, name: str) -> None:
         agent = self._agents[name]
         self._until(name, lambda: self.node(name).probe(), lambda: agent.alive, agent.log)
+
+    def _wait_for_pool(self, name: str) -> None:
+        pool, agent = self._pools[0], self._agents[name]
+        provision = "thin" if pool.thin_pool else "thick"
+        parameters = {"pool": pool.name, "provision": provision}
+
+        def has_room() -> bool:
+            return self.controller().capacity({"csi.xlss.io/node": name}, parameters) > 0
+
+        self._until(f"pool {pool.name} of {name}", has_room, lambda: agent.alive, agent.log)
 
     def start_agent(self, name: str) -> None:
         self.spawn_agent(name)

@@ -15,7 +15,13 @@ from pathlib import Path
 from host.command import Result, Runner
 from host.errors import CommandFailed, InTransition, Missing, Refused
 from replication import addresses, connecting, resource_file
-from replication.generations import JUST_CREATED, Generation, generations_of, metadata_dump
+from replication.generations import (
+    JUST_CREATED,
+    LARGEST_IO_BYTES,
+    Generation,
+    generations_of,
+    metadata_dump,
+)
 from replication.model import Dialect, Replica, Resource
 from replication.record import Generations
 from replication.resource_file import FOLDER
@@ -82,7 +88,7 @@ class Commands:
             self._create_complete(resource, generation, size_bytes)
             return True
         peers = [str(resource.max_peers)] if resource.dialect is Dialect.V9 else []
-        self._metadata(resource, "create-md", *peers)
+        self._metadata(resource, "create-md", f"--peer-max-bio-size={LARGEST_IO_BYTES}", *peers)
         return True
 
     def attach(self, resource: Resource) -> None:

@@ -15,6 +15,10 @@ from replication.record import Generations
 # UUIDJUST_CREATED of linux/drbd.h: metadata that has seen no data yet.
 JUST_CREATED = 4
 
+# DRBD_MAX_BIO_SIZE: what every peer since 8.4.0 takes. Metadata of DRBD 8.4 that does not tell it
+# limits the device to 4 KiB until it has once been connected, and what lies over it for longer.
+LARGEST_IO_BYTES = 1 << 20
+
 _GENERATION = re.compile(r"[0-9a-f]{16}")
 _SECTOR = 512
 # MDF_* of drbd_meta_data.h and linux/drbd.h, and where get-gi prints them.
@@ -76,7 +80,7 @@ uuid {{
 la-size-sect {size_bytes // _SECTOR};
 bm-byte-per-bit 4096;
 device-uuid 0x{0:016X};
-la-peer-max-bio-size 0;
+la-peer-max-bio-size {LARGEST_IO_BYTES};
 al-stripes 1;
 al-stripe-size-4k 8;
 bm {{

@@ -71,6 +71,24 @@ def test_complete_replicas_meet_without_a_resync(make_module_node: Callable[...,
     take_down(one, resource)
 
 
+@pytest.mark.parametrize("generation", [GENERATION, ""])
+def test_a_replica_that_was_never_connected_takes_requests_as_large_as_its_disk(
+    make_module_node: Callable[..., Node], generation: str
+) -> None:
+    side = Side(make_module_node(disks=DISKS, memory=320 * MIB), 0)
+    resource = Resource("alone", 1, 7001, "s" * 32, (side.replica,))
+    side.do("prepare", DATA, SIZE)
+    side.do("create_metadata", resource, anew=True, generation=generation, size_bytes=SIZE)
+    side.do("attach", resource)
+    side.do("force_promote", resource)
+    argv = ["dmsetup", "info", "-c", "--noheadings", "-o", "blkdevname", side.replica.disk]
+    disk = side.node.run(argv).text.strip()
+    limits = [f"/sys/block/{name}/queue/max_hw_sectors_kb" for name in ("drbd1", disk)]
+    of_replica, of_disk = side.node.run(["cat", *limits]).text.split()
+    assert of_replica == of_disk
+    take_down(side, resource)
+
+
 def test_each_action_of_membership_is_a_step_in_the_kernel(
     make_module_node: Callable[..., Node],
 ) -> None:
