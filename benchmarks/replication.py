@@ -103,8 +103,12 @@ def device_rates(site: Orchestrator, rounds: int, seconds: float) -> list[Figure
 
 @contextmanager
 def _ours(site: Orchestrator, where: str) -> Iterator[str]:
-    """A replicated volume, in sync and served there; its path."""
-    volume = site.create("bench-two", SIZE, **_THICK, replicas="2")
+    """A replicated volume, in sync and served there; its path.
+
+    Its data comes from there as well, as by hand: how large TCP lets the window of the lab's
+    network become depends on which way the first sync went, and with it the rate of large writes.
+    """
+    volume = site.create("bench-two", SIZE, at=where, **_THICK, replicas="2")
     try:
         path = site.serve(volume, where)
         site.until_in_sync(volume)

@@ -36,10 +36,13 @@ class Orchestrator:
     def node(self, name: str) -> Node:
         return self.deployment.nodes[name]
 
-    def create(self, name: str, size: int, **parameters: str) -> pb.Volume:
-        """`size` in bytes, `parameters` of the class."""
+    def create(self, name: str, size: int, *, at: str = "", **parameters: str) -> pb.Volume:
+        """`size` in bytes, `parameters` of the class; `at`: the node that its pod is meant for."""
+        preferred = [{"csi.xlss.io/node": at}] if at else []
         return _repeat(
-            lambda: self.controller.create(name, size, capability=block(), parameters=parameters)
+            lambda: self.controller.create(
+                name, size, capability=block(), parameters=parameters, preferred=preferred
+            )
         )
 
     def serve(self, volume: pb.Volume, name: str) -> str:
