@@ -107,17 +107,18 @@ class Deployment:
 
     # Processes
 
-    def start(self) -> None:
+    def start(self, *, pools_open: bool = True) -> None:
         """Start all agents, then the controller, which so finds all of them; wait for each.
 
-        On each node its first pool has room then: an agent serves before that where it takes long.
+        `pools_open`: and until the first pool of each node has room, as an agent that has waited
+        for that for long serves without it.
         """
         for name in self.nodes:
             self.spawn_agent(name)
         for name in self.nodes:
             self.wait_for_agent(name)
         self.start_controller()
-        for name in self.nodes:
+        for name in self.nodes if pools_open else ():
             self._wait_for_pool(name)
 
     def spawn_controller(self) -> None:

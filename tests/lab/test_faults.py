@@ -39,6 +39,7 @@ def deploy(lab: Lab) -> Iterator[Callable[..., Deployment]]:
         *pools: Pool,
         disks: tuple[int, ...] = (2 * GIB,),
         prepare: Callable[[Node], None] = lambda node: None,
+        pools_open: bool = True,
         **options: object,
     ) -> Deployment:
         node = lab.add_node(disks=disks)
@@ -51,7 +52,7 @@ def deploy(lab: Lab) -> Iterator[Callable[..., Deployment]]:
             **options,  # type: ignore[arg-type]
         )
         made.append(cluster)
-        cluster.start()
+        cluster.start(pools_open=pools_open)
         return cluster
 
     yield deploy
@@ -168,7 +169,7 @@ def test_no_group_is_made_beside_a_foreign_one_of_the_same_name(
     def foreign(node: Node) -> None:
         node.sh(f"{NO_UDEV}; vgcreate -q vg0 /dev/ubdc; lvcreate -q -Zn -L 16m -n theirs vg0")
 
-    cluster = deploy(disks=(GIB, GIB), prepare=foreign)
+    cluster = deploy(disks=(GIB, GIB), prepare=foreign, pools_open=False)
     (node,) = cluster.nodes.values()
     with pytest.raises(grpc.RpcError) as refusal:
         cluster.controller().create("ours", 64 * MIB)
