@@ -30,6 +30,11 @@ def block(*, mode: MODES.Mode = WRITER) -> pb.VolumeCapability:
     return pb.VolumeCapability(block=access, access_mode=MODES(mode=mode))
 
 
+def on(node: str) -> dict[str, str]:
+    """The topology that is one node."""
+    return {"csi.xlss.io/node": node}
+
+
 class _Client:
     def __init__(self, target: str, seconds: float = CALL_SECONDS) -> None:
         """`seconds`: the deadline of each call."""

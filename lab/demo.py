@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from csi.rpc import csi_pb2 as pb
-from lab.csi_client import block, mount
+from lab.csi_client import block, mount, on
 from lab.deployment import Deployment, Pool
 from lab.lab import Lab
 from lab.node import Node
@@ -181,10 +181,6 @@ def resync(node: Node) -> Iterator[str]:
         if "ds:UpToDate/UpToDate" in text:
             return
         time.sleep(0.2)
-
-
-def on(node: str) -> dict[str, str]:
-    return {"csi.xlss.io/node": node}
 
 
 def staging(name: str) -> str:

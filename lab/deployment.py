@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lab.csi_client import ControllerClient, NodeClient
+from lab.csi_client import ControllerClient, NodeClient, on
 from lab.errors import LabError
 from lab.paths import PROJECT, PYTHON
 
@@ -185,7 +185,7 @@ class Deployment:
         parameters = {"pool": pool.name, "provision": provision}
 
         def has_room() -> bool:
-            return self.controller().capacity({"csi.xlss.io/node": name}, parameters) > 0
+            return self.controller().capacity(on(name), parameters) > 0
 
         self._until(f"pool {pool.name} of {name}", has_room, lambda: agent.alive, agent.log)
 

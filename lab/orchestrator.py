@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from csi.rpc import csi_pb2 as pb
-from lab.csi_client import block
+from lab.csi_client import block, on
 from lab.errors import LabError
 from lab.replica_states import membership
 
@@ -38,7 +38,7 @@ class Orchestrator:
 
     def create(self, name: str, size: int, *, at: str = "", **parameters: str) -> pb.Volume:
         """`size` in bytes, `parameters` of the class; `at`: the node that its pod is meant for."""
-        preferred = [{"csi.xlss.io/node": at}] if at else []
+        preferred = [on(at)] if at else []
         return _repeat(
             lambda: self.controller.create(
                 name, size, capability=block(), parameters=parameters, preferred=preferred
