@@ -25,6 +25,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import disk_wakeups
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -263,6 +265,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 def serve(index: int) -> None:
     """Serve the commands for the node with this number, for ever."""
+    disk_wakeups.start()
     with Server(f"10.78.0.{index}") as server:
         print("lab: ready", flush=True)
         server.serve_forever()
