@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-_SECONDS = 0.1  # each look takes the node a system call a disk
+_SECONDS = 0.25  # each look takes the node a system call a disk
 _BLOCK = 4096
 # Of /sys/block/*/stat (the kernel's Documentation/block/stat.rst): requests that have ended, of
 # each kind, and those under way.
