@@ -13,9 +13,9 @@ export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 BIN := .venv/bin
 PACKAGES := cli csi recovery node_agent replication host cluster
 SOURCES := $(PACKAGES) lab sanity benchmarks scripts tests
-# Lab nodes are processes with their own memory, and tests of faults wait a lot: five at work suit
-# two cores and 8 GiB.
-WORKERS ?= 5
+# Lab nodes are processes with their own memory, and tests of faults wait a lot: four at work keep
+# two cores busy, and need less of them for nodes that wait than five would.
+WORKERS ?= 4
 # Of `make chaos`. (SECONDS is a variable of bash as well, but not one that it exports.)
 SECONDS ?= 1200
 SEED ?= random
