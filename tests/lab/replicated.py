@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from lab.csi_client import block, mount
+from lab.csi_client import block, mount, on
 from lab.deployment import Deployment
 from lab.errors import LabError
 from lab.node import MIB
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 ONE, TWO, OTHER = "n1", "n2", "n3"
 SIZE = 64 * MIB
 RECORDS = 16 * MIB
-NODE = "csi.xlss.io/node"
 KUBELET = "/var/lib/kubelet"
 LVM = "export LVM_SYSTEM_DIR=/run/xlss/lvm/vg0 DM_DISABLE_UDEV=1; lvm"
 # Deadlines of the tests' patience, in seconds: nothing is measured by them.
@@ -100,8 +99,8 @@ class Service:
                 SIZE,
                 capability=self.capability,
                 parameters=parameters,
-                nodes=[{NODE: node} for node in self.nodes],
-                preferred=[{NODE: node} for node in self.nodes],
+                nodes=[on(node) for node in self.nodes],
+                preferred=[on(node) for node in self.nodes],
                 **source,  # type: ignore[arg-type]
             )
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.model import Provision
-from lab.csi_client import mount
+from lab.csi_client import mount, on
 from lab.deployment import Pool
 from lab.node import MIB
 from lab.record_verdict import judge as verdict_of
 from lab.records import all_hashes, differing
 from lab.replica_states import stored, stored_volume
 from tests.lab.replica_group import Group, visible
-from tests.lab.replicated import KUBELET, LVM, NODE, ONE, OTHER, SIZE, TWO, Service
+from tests.lab.replicated import KUBELET, LVM, ONE, OTHER, SIZE, TWO, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +188,7 @@ def test_one_replica_has_what_a_node_that_never_staged_it_holds(group: Group) ->
             SIZE,
             capability=capability,
             snapshot=snapshot.snapshot_id,
-            nodes=[{NODE: TWO}],
+            nodes=[on(TWO)],
         )
         service.node(TWO).run(["mkdir", "-p", staging])
         controller.publish(volume.volume_id, TWO, capability)
