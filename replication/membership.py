@@ -85,7 +85,9 @@ def _as_primary(now: Situation) -> Action:
     if view.disk is Disk.DISKLESS:
         return _diskless_primary(now)
     peer_whole = view.connected and view.peer_disk is Disk.UP_TO_DATE
-    if view.suspended or (now.peer_in_set and not peer_whole):
+    # One without a disk gives nothing, and its end would be a freeze in the middle of a flush.
+    peer_useless = view.connected and view.peer_disk is Disk.DISKLESS
+    if view.suspended or (now.peer_in_set and not peer_whole) or peer_useless:
         return _go_on_alone(now)
     if view.grant:
         return Action(Do.REMOVE_GRANT, "promoted: the grant has served")
@@ -203,9 +205,11 @@ def _connect_alone(now: Situation) -> Action:
         return Action(Do.WAIT, "the only replica: nothing to connect to")
     if not now.peer_in_set and _equal_outside(now):
         return Action(Do.NEW_GENERATION, "the other replica is out of the set: it has to resync")
-    if now.peer_in_set or _peer_has_read(now, Role.SECONDARY):
-        return Action(Do.CONNECT, "the peer is no primary")
-    return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
+    if not now.peer_in_set and not _peer_has_read(now, Role.SECONDARY):
+        return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
+    if not now.peer_in_set and not _peer_has_disk(now):
+        return Action(Do.WAIT, "alone: the other node has no disk for it yet")
+    return Action(Do.CONNECT, "the peer is no primary")
 
 
 def _calls_nobody(now: Situation) -> bool:
@@ -223,8 +227,8 @@ def _equal_outside(now: Situation) -> bool:
     return (
         not now.peer_in_set
         and _peer_has_read(now)
+        and _peer_has_disk(now)
         and now.peer is not None
-        and now.peer.view.disk not in (Disk.ABSENT, Disk.DISKLESS)
         and now.peer.view.generations.current == now.view.generations.current
     )
 
@@ -238,6 +242,10 @@ def _peer_has_read(now: Situation, role: Role | None = None) -> bool:
         and not (now.peer.view.suspended and now.peer.view.role is Role.PRIMARY)
         and (role is None or now.peer.view.role is role)
     )
+
+
+def _peer_has_disk(now: Situation) -> bool:
+    return now.peer is not None and now.peer.view.disk not in (Disk.ABSENT, Disk.DISKLESS)
 
 
 def _set_up(now: Situation) -> Action:

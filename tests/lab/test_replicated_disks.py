@@ -105,6 +105,28 @@ def test_the_disk_under_the_secondary_returns_errors(service: Service, fault: st
     service.check()
 
 
+@pytest.mark.parametrize("service", [THIN], ids=["thin"], indirect=True)
+def test_a_node_whose_disk_has_failed_dies_and_freezes_nothing(service: Service) -> None:
+    """In a freeze DRBD 8.4 forgets the flush under way, and nothing else waits for that node."""
+    writer = service.start(ONE)
+    service.node(TWO).faulty_disk(DISK).fail()
+    service.until_alone(ONE)
+    writer.wait_for(50)
+    until_told(service, "cannot be filled anew yet")
+    before = freezes(service)
+    service.power_off(TWO)
+    service.holds_on(writer)
+    assert freezes(service) == before
+    service.power_on(TWO)
+    service.until_in_sync()
+    service.check()
+
+
+def freezes(service: Service) -> int:
+    """How often the kernel has frozen volumes on ONE."""
+    return service.node(ONE).run(["dmesg"]).text.count("susp( 0 -> 1 )")
+
+
 def test_a_replica_whose_disk_has_failed_for_good_is_made_elsewhere(service: Service) -> None:
     with service.cluster.controller_with("repair_after_seconds = 5\nreconcile_seconds = 5"):
         writer = service.start(ONE)

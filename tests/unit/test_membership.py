@@ -355,8 +355,21 @@ def test_the_survivor_stays_alone_until_the_other_is_no_primary() -> None:
     assert does(serving, ONLY_A, peer=states(replace(other, role=Role.PRIMARY))).do is Do.WAIT
     assert does(serving, ONLY_A, peer=states(other, revision=8)).do is Do.WAIT
     assert does(serving, ONLY_A, peer=states(other)).do is Do.CONNECT
+    for disk in (Disk.ABSENT, Disk.DISKLESS):
+        assert does(serving, ONLY_A, peer=states(replace(other, disk=disk))).do is Do.WAIT
     assert does(replace(serving, grant=True), ONLY_A).do is Do.REMOVE_GRANT
     assert "only replica" in does(serving, replace(ONLY_A, replicas=("a",))).reason
+
+
+def test_a_primary_leaves_a_peer_whose_disk_fails_before_that_one_can_freeze_it() -> None:
+    """Outside the set as well: nothing that is written waits for it."""
+    serving = view(role=Role.PRIMARY, peer_disk=Disk.DISKLESS, users=Users.ALIVE)
+    assert does(serving, ONLY_A).do is Do.SUSPEND_FACE
+    held_back = replace(serving, face_suspended=True)
+    assert does(held_back, ONLY_A).do is Do.FORCE_DISCONNECT
+    alone = replace(held_back, connection=CUT, peer_disk=Disk.UNKNOWN)
+    assert does(alone, ONLY_A).do is Do.RESUME_FACE
+    assert does(replace(alone, suspended=True), ONLY_A).do is Do.ASK_ALONE
 
 
 @pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
