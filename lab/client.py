@@ -1,8 +1,9 @@
-"""The host's side of `lab.exec_server`: one TCP connection a request."""
+"""The host's side of `lab.exec_server`: a TCP connection for each request under way."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import struct
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import CommandTimeout, LabError, NodeDown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PORT = 1
 CONNECT_SECONDS = 10.0
@@ -39,7 +40,8 @@ class Client:
     def __init__(self, address: str, alive: Callable[[], bool]) -> None:
         self._address = address
         self._alive = alive
-        self._open: set[socket.socket] = set()
+        self._open: set[socket.socket] = set()  # with a request under way
+        self._idle: list[socket.socket] = []
         self._lock = threading.Lock()
 
     def ask(
@@ -60,25 +62,41 @@ class Client:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         head = json.dumps(request | {"do": do, "body": len(body)}).encode()
-        connection = socket.socket()
-        with self._lock:
-            self._open.add(connection)
         try:
-            self._connect(connection)
-            connection.settimeout(timeout)
-            connection.sendall(struct.pack(">I", len(head)) + head + body)
-            return _receive(_Stream(connection, deadline, self._alive), on_output)
+            with self._connection() as connection:
+                connection.settimeout(timeout)
+                connection.sendall(struct.pack(">I", len(head)) + head + body)
+                return _receive(_Stream(connection, deadline, self._alive), on_output)
         except TimeoutError as error:
             raise CommandTimeout(f"{do} {_summary(request)}: no end in {timeout} s") from error
         except OSError as error:
             raise NodeDown(f"{do} {_summary(request)}: {error}") from error
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[socket.socket]:
+        """One for this request alone; kept for the next if all went well."""
+        with self._lock:
+            reused = bool(self._idle)
+            connection = self._idle.pop() if reused else socket.socket()
+            self._open.add(connection)
+        try:
+            if not reused:
+                self._connect(connection)
+            yield connection
+            with self._lock:
+                if connection in self._open:  # `hang_up` has not ended it just then
+                    self._idle.append(connection)
         finally:
             with self._lock:
                 self._open.discard(connection)
-            connection.close()
+                if connection not in self._idle:
+                    connection.close()
 
     def _connect(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A node that takes nothing in is as good as one that does not connect.
+        milliseconds = round(CONNECT_SECONDS * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         connection.settimeout(CONNECT_SECONDS)
         try:
             connection.connect((self._address, PORT))
@@ -86,11 +104,15 @@ class Client:
             raise NodeDown(f"{self._address} does not answer") from error
 
     def hang_up(self) -> None:
-        """End all requests under way with NodeDown."""
+        """End all connections, and requests under way with NodeDown."""
         with self._lock:
-            for connection in self._open:
+            for connection in (*self._open, *self._idle):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
 
 def _receive(stream: _Stream, on_output: Callable[[bool, bytes], None] | None) -> Answer:
@@ -139,7 +161,9 @@ class _Stream:
             self._connection.settimeout(left)
             try:
                 piece = self._connection.recv(CHUNK)
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno == errno.ETIMEDOUT:  # it is the connection's end
+                    raise ConnectionResetError("the node takes nothing in") from error
                 if not self._alive():
                     raise ConnectionResetError("the node went down") from None
                 continue

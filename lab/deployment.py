@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lab.csi_client import ControllerClient, NodeClient, on
 from lab.errors import LabError
 from lab.paths import PROJECT, PYTHON
+from node_agent import certificates, replication_key
 
 if TYPE_CHECKING:
     from lab.guest_process import GuestProcess
@@ -98,9 +99,7 @@ class Deployment:
         self.controller_entry = self.agent_entry = _XLSS
         self.folder.mkdir(parents=True)
         self.store.parent.mkdir()
-        self.xlss("certs", "init", "--directory", str(self.tls))
-        named = [word for name in self.nodes for word in ("--node", name)]
-        self.xlss("certs", "issue", "--directory", str(self.tls), *named)
+        self._make_certificates()
         for name in self.nodes:
             self._node_config(name).write_text(self._node_toml(name))
         self.config.write_text(self._controller_toml(controller or {}))
@@ -256,6 +255,15 @@ class Deployment:
         return result.stdout
 
     # Configuration
+
+    def _make_certificates(self) -> None:
+        """As `xlss certs init` and `xlss certs issue` do, but for the start of two commands."""
+        authority, controller = self.tls / "authority", self.tls / "controller"
+        certificates.make_authority(authority)
+        certificates.issue_controller(authority, controller)
+        replication_key.make_key(controller)
+        for name in self.nodes:
+            certificates.issue_node(authority, self.tls / "nodes" / name, name)
 
     def _node_config(self, name: str) -> Path:
         return self.folder / f"{name}.toml"

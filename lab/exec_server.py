@@ -1,6 +1,6 @@
 """The server in a lab node that carries out the host's commands, on the network never cut.
 
-Runs with the standard library alone. A connection carries one request: a
+Runs with the standard library alone. A connection carries one request after the other: a
 length (4 bytes, big endian) and a JSON object, then `body` bytes of input. The answer is frames:
 one letter, a length (4 bytes, big endian), the payload. `o` and `e` are standard output and
 error, `r` is the result (JSON) and ends the answer, `x` is the text of an error and ends it too.
@@ -96,27 +96,27 @@ def join_streams(left: socket.socket, right: socket.socket) -> None:
 
 
 class Handler(socketserver.BaseRequestHandler):
-    """One request; see the module's text for the format."""
+    """One connection; see the module's text for the format."""
 
     request: socket.socket
 
     def handle(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError, ValueError):
+            while True:
+                (size,) = struct.unpack(">I", self._read(4))
+                request = json.loads(self._read(size))
+                self._carry_out(request, self._read(request.get("body", 0)))
+
+    def _carry_out(self, request: Request, body: bytes) -> None:
         try:
-            (size,) = struct.unpack(">I", self._read(4))
-            request = json.loads(self._read(size))
-            body = self._read(request.get("body", 0))
-        except (ConnectionError, ValueError):
-            return
-        with contextlib.suppress(ConnectionError):
-            try:
-                result = getattr(self, f"do_{request['do']}")(request, body)
-            except ConnectionError:
-                raise
-            except Exception as error:
-                self._frame(b"x", f"{type(error).__name__}: {error}".encode())
-            else:
-                self._frame(b"r", json.dumps(result).encode())
+            result = getattr(self, f"do_{request['do']}")(request, body)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._frame(b"x", f"{type(error).__name__}: {error}".encode())
+        else:
+            self._frame(b"r", json.dumps(result).encode())
 
     def do_run(self, request: Request, body: bytes) -> Request:
         process = subprocess.Popen(

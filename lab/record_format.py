@@ -58,10 +58,10 @@ def pack(run: bytes, epoch: int, number: int, place: int, size: int) -> bytes:
     return head + hashlib.shake_128(head).digest(size - _HEAD.size)
 
 
-def parse(data: bytes, run: bytes) -> Found:
+def parse(data: bytes | memoryview, run: bytes) -> Found:
     """What one place holds: `data` has the size of a record."""
     magic, its_run, epoch, number, place, size = _HEAD.unpack_from(data)
     if magic != MAGIC or its_run != run:
         return BLANK
-    whole = size == len(data) and data == pack(run, epoch, number, place, size)
+    whole = size == len(data) and bytes(data) == pack(run, epoch, number, place, size)
     return Found(State.RECORD if whole else State.DAMAGED, epoch, number, place)

@@ -8,8 +8,8 @@ REQUEST is JSON; `lab.records` is the other side. All I/O goes past the page cac
 
 `write` connects to the host, looks for the last record of the run, says what it found ({"found"})
 and waits for the answer. From there it writes on: one record, made durable, one line to the host
-({"number", "pause"}), the next. The host answers with the numbers that it got, 8 bytes each, big
-endian. No record is written that is more than WINDOW beyond them, so that the host knows which
+({"number", "pause"}), the next. The host answers now and then with the number that it got, 8 bytes,
+big endian. No record is written that is more than WINDOW beyond them, so that the host knows which
 may be there unacknowledged. It ends at the host's word, at the end of the connection, or
 at the first error, which it tells.
 """
@@ -63,12 +63,10 @@ class Region:
 
     def read(self) -> Iterator[Found]:
         """What each place holds; blank where a file ends early."""
-        rest = bytearray()
-        for piece in read_directly(self._fd, self._offset, self.places * self.record_size):
-            rest += piece
-            while len(rest) >= self.record_size:
-                yield parse(bytes(rest[: self.record_size]), self._run)
-                del rest[: self.record_size]
+        whole = CHUNK // self.record_size * self.record_size
+        for piece in read_directly(self._fd, self._offset, self.places * self.record_size, whole):
+            for at in range(0, len(piece), self.record_size):
+                yield parse(piece[at : at + self.record_size], self._run)
 
     def last(self) -> int:
         """The highest number of a whole record, 0 if there is none."""
@@ -127,14 +125,17 @@ class Host:
                 self.received = number
 
 
-def read_directly(fd: int, offset: int, size: int) -> Iterator[bytes]:
-    """Pieces of what is there, past the page cache; zeros behind the end of a file."""
-    with closing(mmap.mmap(-1, CHUNK)) as buffer:
-        for start in range(offset, offset + size, CHUNK):
-            wanted = min(CHUNK, offset + size - start)
-            with memoryview(buffer) as view, view[:wanted] as part:
+def read_directly(fd: int, offset: int, size: int, piece: int = CHUNK) -> Iterator[memoryview]:
+    """Pieces of what is there, past the page cache; zeros behind the end of a file.
+
+    All in one place: each is there until the next is taken.
+    """
+    with closing(mmap.mmap(-1, piece)) as buffer, memoryview(buffer) as view:
+        for start in range(offset, offset + size, piece):
+            with view[: min(piece, offset + size - start)] as part:
                 got = os.preadv(fd, [part], start)
-            yield buffer[:got] + bytes(wanted - got)
+                part[got:] = bytes(len(part) - got)
+                yield part
 
 
 def write(request: dict[str, Any]) -> int:
@@ -193,7 +194,8 @@ def read(request: dict[str, Any]) -> int:
     return 0
 
 
-def _hash(piece: bytes) -> str:
+def _hash(part: memoryview) -> str:
+    piece = bytes(part)  # which is compared faster
     # Most of a volume is nothing but zeros, and to compare is much faster than to hash.
     return _OF_ZEROS if piece == _ZEROS else sha256(piece).hexdigest()
 

@@ -40,6 +40,7 @@ START_SECONDS = 60.0
 READ_SECONDS = 120.0
 _PROGRAM = ("python3", "-S", "-m", "lab.record_writer")
 _ALIVE_SECONDS = 1.0
+_ANSWER_AFTER = WINDOW // 4  # records: each answer costs the node an interrupt
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Writer:
 
     def _receive(self, connection: socket.socket) -> Ending | None:
         """Take in what it says, to its end; None if the connection ends before."""
-        rest = b""
+        rest, answered = b"", None
         while data := connection.recv(CHUNK):
             *lines, rest = (rest + data).split(b"\n")
             with self._changed:
@@ -216,7 +217,8 @@ class Writer:
                 self._changed.notify_all()
             if ending is not None:
                 return ending
-            if lines:
+            if lines and (answered is None or got - answered >= _ANSWER_AFTER):
+                answered = got
                 with contextlib.suppress(OSError):  # what it said last may still be to be read
                     connection.sendall(got.to_bytes(8, "big"))
         return None
