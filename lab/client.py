@@ -79,18 +79,19 @@ class Client:
             reused = bool(self._idle)
             connection = self._idle.pop() if reused else socket.socket()
             self._open.add(connection)
+        sound = False
         try:
             if not reused:
                 self._connect(connection)
             yield connection
-            with self._lock:
-                if connection in self._open:  # `hang_up` has not ended it just then
-                    self._idle.append(connection)
+            sound = True
         finally:
             with self._lock:
-                self._open.discard(connection)
-                if connection not in self._idle:
+                if sound and connection in self._open:  # `hang_up` has not ended it just then
+                    self._idle.append(connection)
+                else:
                     connection.close()
+                self._open.discard(connection)
 
     def _connect(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

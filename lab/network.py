@@ -7,14 +7,16 @@ finds and undoes them.
 
 from __future__ import annotations
 
-import os
 import subprocess
+from pathlib import Path
 from typing import Literal
 
 from lab.errors import LabError
 
 HOST_ADDRESS = "10.77.0.254"
 HOST_COMMAND_ADDRESS = "10.78.0.254"
+COUNTERS = Path("/proc/thread-self/net/dev")
+"""Of all devices in the network of the thread that opens it; the same text if nothing moved."""
 Direction = Literal["both", "in", "out"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "in", "out")
 
@@ -39,22 +41,11 @@ def taps(index: int) -> tuple[str, str]:
     return data_tap(index), command_tap(index)
 
 
-class Counters:
-    """The packets of all devices in the network of the thread that makes it."""
-
-    def __init__(self) -> None:
-        self._file = os.open("/proc/thread-self/net/dev", os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self) -> bytes:
-        """As the kernel writes them: the same where nothing has moved."""
-        return os.pread(self._file, 1 << 20, 0)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
 def packets(counters: bytes) -> dict[str, tuple[int, int]]:
-    """How many packets each device has received and sent: a tap sends what its node has read."""
+    """How many packets each device has received and sent: a tap sends what its node has read.
+
+    ``counters`` is what COUNTERS holds.
+    """
     lines = counters.decode().splitlines()[2:]
     counts = ((name.strip(), rest.split()) for name, _, rest in (x.partition(":") for x in lines))
     return {name: (int(numbers[1]), int(numbers[9])) for name, numbers in counts}

@@ -108,7 +108,7 @@ class _File(NamedTuple):
 
 
 def _version(store: Path) -> tuple[_File, ...]:
-    files = (path.stat() for path in _files(store) if path.exists())
+    files = (path.stat() for path in _files(store) if path == store or path.exists())
     return tuple(_File(file.st_ino, file.st_size, file.st_mtime_ns) for file in files)
 
 

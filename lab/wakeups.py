@@ -18,7 +18,6 @@ import itertools
 import os
 import signal
 import threading
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from lab.node import Node
 
-SECONDS = 0.05  # each look is a system call of the lab's process
+SECONDS = 0.05  # each look reads one small file
 _ALARM_SECONDS = 0.25
 
 
@@ -61,11 +60,12 @@ class Wakeups:
             self._forget(name)
 
     def _run(self) -> None:
-        with closing(network.Counters()) as counters:
+        with network.COUNTERS.open("rb", buffering=0) as counters:
             before = b""
             for look in itertools.count():
                 if self._stopped.wait(self._seconds):
                     return
+                counters.seek(0)
                 found = counters.read()
                 signals = [signal.SIGIO] if found != before else []
                 if look % self._looks_to_alarm == 0:
