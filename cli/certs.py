@@ -19,7 +19,7 @@ import typer
 
 from cli.output import Output, OutputOption, console, print_json, print_table
 from cluster.errors import InvalidArgument
-from node_agent import certificates, replication_key
+from node_agent import certificates
 from node_agent.tls import CERTIFICATE_FILE
 
 app = typer.Typer(no_args_is_help=True, help="Make, show and renew the certificates.")
@@ -34,9 +34,7 @@ _DEFAULT_DIRECTORY = Path("/etc/xlss/certs")
 @app.command()
 def init(directory: DirectoryOption = _DEFAULT_DIRECTORY) -> None:
     """Make the authority, and the certificate and the replication key of the controllers."""
-    certificates.make_authority(directory / "authority")
-    certificates.issue_controller(directory / "authority", directory / "controller")
-    replication_key.make_key(directory / "controller")
+    certificates.init(directory)
     console.print(f"{directory / 'authority'}: the authority; keep its key off all other machines")
     console.print(f"{directory / 'controller'}: to the controllers' tls_directory")
 

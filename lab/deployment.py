@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lab.csi_client import ControllerClient, NodeClient, on
 from lab.errors import LabError
 from lab.paths import PROJECT, PYTHON
-from node_agent import certificates, replication_key
+from node_agent import certificates
 
 if TYPE_CHECKING:
     from lab.guest_process import GuestProcess
@@ -99,8 +99,9 @@ class Deployment:
         self.controller_entry = self.agent_entry = _XLSS
         self.folder.mkdir(parents=True)
         self.store.parent.mkdir()
-        self._make_certificates()
+        certificates.init(self.tls)
         for name in self.nodes:
+            certificates.issue_node(self.tls / "authority", self.tls / "nodes" / name, name)
             self._node_config(name).write_text(self._node_toml(name))
         self.config.write_text(self._controller_toml(controller or {}))
 
@@ -255,15 +256,6 @@ class Deployment:
         return result.stdout
 
     # Configuration
-
-    def _make_certificates(self) -> None:
-        """As `xlss certs init` and `xlss certs issue` do, but for the start of two commands."""
-        authority, controller = self.tls / "authority", self.tls / "controller"
-        certificates.make_authority(authority)
-        certificates.issue_controller(authority, controller)
-        replication_key.make_key(controller)
-        for name in self.nodes:
-            certificates.issue_node(authority, self.tls / "nodes" / name, name)
 
     def _node_config(self, name: str) -> Path:
         return self.folder / f"{name}.toml"

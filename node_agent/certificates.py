@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from host.file_replacement import replace_file
+from node_agent import replication_key
 from node_agent.tls import AUTHORITY_FILE, CERTIFICATE_FILE, CONTROLLER, KEY_FILE, node_identity
 
 AUTHORITY_KEY_FILE = "ca.key"
@@ -46,6 +47,17 @@ class CertificateStatus:
 
     def days_left(self, now: datetime) -> float:
         return (self.not_after - now) / timedelta(days=1)
+
+
+def init(directory: Path) -> None:
+    """All that ``xlss certs init`` makes: the authority, and what the controllers need.
+
+    In ``directory``/authority and ``directory``/controller. Raises CertificateError where there is
+    an authority.
+    """
+    make_authority(directory / "authority")
+    issue_controller(directory / "authority", directory / "controller")
+    replication_key.make_key(directory / "controller")
 
 
 def make_authority(directory: Path, *, days: int = AUTHORITY_DAYS) -> None:

@@ -17,7 +17,7 @@ from recovery.failover import isolated
 from recovery.followed import Followed
 from recovery.replica_changes import ReplicaChanges
 from recovery.rounds import Rounds
-from replication.record import Disk, Statement
+from replication.record import Statement
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class RepairLoop:
 
 
 def _has_no_disk(stated: Statement | None) -> bool:
-    return stated is not None and stated.view.disk in (Disk.DISKLESS, Disk.ABSENT)
+    return stated is not None and not stated.view.has_disk
 
 
 def _is_unfinished(volume: Volume, record: Membership) -> bool:

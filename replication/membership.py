@@ -203,12 +203,15 @@ def _connect_alone(now: Situation) -> Action:
         return Action(Do.REMOVE_GRANT, "no grant outlives StandAlone")
     if now.record.replicas == (now.view.node,):
         return Action(Do.WAIT, "the only replica: nothing to connect to")
-    if not now.peer_in_set and _equal_outside(now):
-        return Action(Do.NEW_GENERATION, "the other replica is out of the set: it has to resync")
-    if not now.peer_in_set and not _peer_has_read(now, Role.SECONDARY):
-        return Action(Do.WAIT, "alone: the other node has not reported yet that it is no primary")
-    if not now.peer_in_set and not _peer_has_disk(now):
-        return Action(Do.WAIT, "alone: the other node has no disk for it yet")
+    if not now.peer_in_set:
+        if _equal_outside(now):
+            reason = "the other replica is out of the set: it has to resync"
+            return Action(Do.NEW_GENERATION, reason)
+        if now.peer is None or not _peer_has_read(now, Role.SECONDARY):
+            reason = "alone: the other node has not reported yet that it is no primary"
+            return Action(Do.WAIT, reason)
+        if not now.peer.view.has_disk:
+            return Action(Do.WAIT, "alone: the other node has no disk for it yet")
     return Action(Do.CONNECT, "the peer is no primary")
 
 
@@ -227,8 +230,8 @@ def _equal_outside(now: Situation) -> bool:
     return (
         not now.peer_in_set
         and _peer_has_read(now)
-        and _peer_has_disk(now)
         and now.peer is not None
+        and now.peer.view.has_disk
         and now.peer.view.generations.current == now.view.generations.current
     )
 
@@ -242,10 +245,6 @@ def _peer_has_read(now: Situation, role: Role | None = None) -> bool:
         and not (now.peer.view.suspended and now.peer.view.role is Role.PRIMARY)
         and (role is None or now.peer.view.role is role)
     )
-
-
-def _peer_has_disk(now: Situation) -> bool:
-    return now.peer is not None and now.peer.view.disk not in (Disk.ABSENT, Disk.DISKLESS)
 
 
 def _set_up(now: Situation) -> Action:

@@ -91,6 +91,11 @@ class View:
     def connected(self) -> bool:
         return self.connection in CONNECTED
 
+    @property
+    def has_disk(self) -> bool:
+        """Whether the kernel has the replica's disk, in whatever state."""
+        return self.disk not in (Disk.ABSENT, Disk.DISKLESS)
+
 
 @dataclass(frozen=True)
 class Statement:

@@ -18,7 +18,7 @@ from cluster.records import volume_table
 from cluster.sqlite_store import SqliteStore
 from node_agent import certificates, tls
 from node_agent.arbiter_client import ArbiterClient
-from node_agent.replication_key import ReplicationKey, make_key
+from node_agent.replication_key import ReplicationKey
 from node_agent.rpc import arbiter_pb2_grpc
 from recovery.arbiter import Arbiter
 from recovery.arbiter_service import ArbiterServer
@@ -112,9 +112,7 @@ class Wire:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         authority = directory / "authority"
-        certificates.make_authority(authority)
-        certificates.issue_controller(authority, directory / "controller")
-        make_key(directory / "controller")
+        certificates.init(directory)
         for node in ("a", "b", "c"):
             certificates.issue_node(authority, directory / node, node)
         self.store = SqliteStore(directory / "store.sqlite")
